@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override of a setting")
     arguments = parser.parse_args()
     rows = measure(choose_settings(arguments.rows, arguments.days, arguments.set))
-    Console(width=160).print(make_table(rows, list(rows[-1])))
+    Console(width=200).print(make_table(rows, list(rows[-1])))
 
 
 if __name__ == "__main__":

@@ -27,13 +27,13 @@ def make_gaps_table(rows: Sequence[Mapping[str, Any]], metric: str) -> list[Text
     by_domain: dict[str, dict[str, str]] = {}
     for row in rows:
         if row.get("gap") is not None:
-            by_domain.setdefault(row["domain"], {"domain": row["domain"]})[row["ds"]] = _format_gap(row)
-    table = make_table([by_domain[domain] for domain in sorted(by_domain, key=domain_sort_key)], ["domain", *nights])
+            by_domain.setdefault(row["domain"], {"domain": row["domain"]})[row["ds"][5:]] = _format_gap(row)
+    domains = sorted(by_domain, key=domain_sort_key)
+    table = make_table([by_domain[domain] for domain in domains], ["domain", *(night[5:] for night in nights)])
     return [Text(f"{metric} minus that of a model trained from scratch (*: the interval does not contain 0)"), table]
 
 
 def _format_gap(row: Mapping[str, Any]) -> str:
-    gap, low, high = row["gap"], row["gap_low"], row["gap_high"]
-    if low is None or high is None:
-        return f"{gap:+.4f}"
-    return f"{gap:+.4f} ({low:+.4f} to {high:+.4f}){'*' if low > 0 or high < 0 else ''}"
+    low, high = row["gap_low"], row["gap_high"]
+    is_significant = low is not None and high is not None and (low > 0 or high < 0)
+    return f"{row['gap']:+.4f}{'*' if is_significant else ''}"
