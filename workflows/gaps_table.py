@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from star_ctr.conf.contracts.domains import domain_sort_key
-from star_ctr.workflows.terminal import make_table
+from star_ctr.workflows.terminal import make_narrow
 
 
 def make_gaps_table(rows: Sequence[Mapping[str, Any]], metric: str) -> list[Text | Table]:
@@ -27,9 +27,13 @@ def make_gaps_table(rows: Sequence[Mapping[str, Any]], metric: str) -> list[Text
     by_domain: dict[str, dict[str, str]] = {}
     for row in rows:
         if row.get("gap") is not None:
-            by_domain.setdefault(row["domain"], {"domain": row["domain"]})[row["ds"][5:]] = _format_gap(row)
+            by_domain.setdefault(row["domain"], {})[row["ds"]] = _format_gap(row)
     domains = sorted(by_domain, key=domain_sort_key)
-    table = make_table([by_domain[domain] for domain in domains], ["domain", *(night[5:] for night in nights)])
+    table = make_narrow(Table("domain"))
+    for night in nights:
+        table.add_column(night[5:], justify="right")
+    for domain in domains:
+        table.add_row(domain, *(by_domain[domain].get(night, "–") for night in nights))
     return [Text(f"{metric} minus that of a model trained from scratch (*: the interval does not contain 0)"), table]
 
 

@@ -164,7 +164,7 @@ def collect(settings: Settings, ds: str | None = None) -> ReportData:
     )
 
 
-def _read_gaps(settings: Settings, nights: Mapping[str, dict[str, Row]]) -> list[Row]:
+def _read_gaps(settings: Settings, nights: Mapping[str, dict[str, Row]]) -> Sequence[Row]:
     """Read the overall gaps of the newest nights that have a reference."""
     if settings.reference is None:
         return []
