@@ -76,14 +76,14 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> list[
     store = WarehouseTables(settings, spark)
     ds = check_day(ds) if ds else store.get_newest_day("scores")
     name = make_run_id(settings, ds)
-    night = ScoredRun(name, _find_scored_attempt(store, name, ds), ds, format_variant(settings), settings.trainer.seed)
+    night = ScoredRun(name, find_scored_attempt(store, name, ds), ds, format_variant(settings), settings.trainer.seed)
     rows = evaluate_runs(store, [night], settings.evaluate)
     write_final_metrics(store, ds, settings.evaluate)
     write_outcome_metrics(store, ds, settings.evaluate)
     return rows
 
 
-def _find_scored_attempt(store: WarehouseTables, name: str, ds: str) -> int | None:
+def find_scored_attempt(store: WarehouseTables, name: str, ds: str) -> int | None:
     """Return the attempt of a run's scores; raises `DataError` if it is not the newest published one."""
     scores = store.read("scores")
     attempt = F.col("attempt") if "attempt" in scores.columns else F.lit(None).alias("attempt")

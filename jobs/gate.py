@@ -37,7 +37,7 @@ from star_ctr.jobs.registry.decisions import (
     get_evaluated_attempt,
 )
 from star_ctr.jobs.registry.gate_baseline import BASELINE_NIGHTS, estimate_completeness, select_baseline_runs
-from star_ctr.jobs.registry.gate_checks import MIN_BOOTSTRAP_SAMPLES, GateInputs
+from star_ctr.jobs.registry.gate_checks import GateInputs, require_bootstrap_samples
 from star_ctr.jobs.registry.gate_policy import decide
 from star_ctr.jobs.registry.models import ScoringModel, find_scoring_model
 from star_ctr.jobs.score import SCORE_COLUMNS, score_rows
@@ -145,7 +145,7 @@ def _decide(
             )
             return make_decision(Outcome.HELD, reason)
         reference = _score_and_evaluate(model, store, ds, candidate)
-        differences = compare_runs(store, _require_bootstrap_samples(settings), candidate.run_id, reference)
+        differences = compare_runs(store, require_bootstrap_samples(settings), candidate.run_id, reference)
         accepted_metrics = next((r for r in read_accepted_metrics(decisions, serving) if r["domain"] == OVERALL), {})
     final = _read_final_metrics(store, runs[-BASELINE_NIGHTS:], ds)
     completeness = estimate_completeness(metrics, [row for night in recent for row in night], final)
@@ -221,12 +221,6 @@ def _read_final_metrics(store: WarehouseTables, runs: list[str], ds: str) -> lis
     """Read the final metrics of those runs that had them on night `ds`."""
     rows = read_rows(store.warehouse.table("final_metrics"), f"as_of <= {quote_literal(ds)}")
     return [row for row in rows if row["run_id"] in runs]
-
-
-def _require_bootstrap_samples(settings: Settings) -> Settings:
-    """Return settings with at least as many bootstrap samples as the gate's tests need."""
-    samples = max(settings.evaluate.bootstrap_samples, MIN_BOOTSTRAP_SAMPLES)
-    return settings.model_copy(update={"evaluate": settings.evaluate.model_copy(update={"bootstrap_samples": samples})})
 
 
 def _list_earlier_runs(settings: Settings, store: WarehouseTables, ds: str) -> list[str]:

@@ -59,9 +59,27 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     """
     store = WarehouseTables(settings, spark)
     ds = check_day(ds) if ds else store.get_newest_day("split")
-    run_id = make_run_id(settings, ds)
-    attempt = check_files(get_published_attempt(store.warehouse, run_id))
-    record = attempt.record()
+    attempt = check_files(get_published_attempt(store.warehouse, make_run_id(settings, ds)))
+    return score_run(settings, store, attempt, ds)
+
+
+def score_run(settings: Settings, store: WarehouseTables, attempt: Attempt, ds: str) -> dict[str, Any]:
+    """Score the test rows of a night with an attempt, and write and check the scores.
+
+    Args:
+        settings: The settings of the data set.
+        store: The tables.
+        attempt: The attempt of a run of the night.
+        ds: The night.
+
+    Returns:
+        As for `run`.
+
+    Raises:
+        DataError: A row was not scored, a score is invalid, or a score differs from the trainer's by more than the
+            tolerance.
+    """
+    run_id, record = attempt.run_id, attempt.record()
     split = store.read("split", record["versions"]["split"])
     test = split.where((F.col("ds") == ds) & (F.col("part") == "test"))
     version = store.replace("scores", score_rows(test, attempt), f"run_id = {quote_spark_literal(run_id)}")

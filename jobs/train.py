@@ -93,7 +93,31 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
 
 
 def train_run(settings: Settings, store: WarehouseTables, job: TrainingJob) -> dict[str, Any]:
-    """Train a job, unless its attempt is already published, and publish it; returns a summary of its record."""
+    """Train and publish a job like `train_job`, and log warnings; returns a summary of its record."""
+    record = train_job(settings, store, job)
+    rows = sum(record["rows"].values()) // job.trainer.epochs
+    for warning in (*describe_undertraining(job, record), *describe_size_change(settings, rows)):
+        _logger.warning("train: %s", warning)
+    summary = ("run_id", "attempt", "steps", "parameters", "seconds", "resumed", "device", "processes")
+    return {k: record[k] for k in summary}
+
+
+def train_job(settings: Settings, store: WarehouseTables, job: TrainingJob) -> dict[str, Any]:
+    """Train a job, unless its attempt is already published, and publish it.
+
+    Args:
+        settings: The settings of the data set.
+        store: The tables.
+        job: The job, with its attempt.
+
+    Returns:
+        The record of the attempt that holds the model.
+
+    Raises:
+        DataError: Not all training rows were used.
+        UserError: Training failed; or `trainer.checkpoint.resume` is `require`, but there is no checkpoint of the same
+            training run.
+    """
     if not get_attempt(job).is_published:
         if must_resume := job.trainer.checkpoint.resume == "require":
             _check_resumable(store.warehouse, job)
@@ -106,11 +130,7 @@ def train_run(settings: Settings, store: WarehouseTables, job: TrainingJob) -> d
         )
     record = publish_attempt(job)
     write_runs(store, [(settings, record, None)])
-    rows = sum(record["rows"].values()) // job.trainer.epochs
-    for warning in (*describe_undertraining(job, record), *describe_size_change(settings, rows)):
-        _logger.warning("train: %s", warning)
-    summary = ("run_id", "attempt", "steps", "parameters", "seconds", "resumed", "device", "processes")
-    return {k: record[k] for k in summary}
+    return record
 
 
 def _check_resumable(warehouse: Warehouse, job: TrainingJob) -> None:

@@ -6,7 +6,8 @@ For each night, oldest first, and for each step of the night:
 2. If the step is done and its inputs have not changed, keep its results. Otherwise, run it.
 
 The comparison is repeated before each step, because running one step can make later steps and nights stale. If a
-backfill fails or is killed, run it again: it continues with the first step that is not done.
+backfill fails or is killed, run it again: it continues with the first step that is not done. A step that no other step
+needs (`may_fail`) does not stop a backfill.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pyspark.sql import SparkSession
 
 from star_ctr.conf.contracts.dates import check_day, list_days, list_window_days
 from star_ctr.conf.contracts.domains import OVERALL
-from star_ctr.conf.contracts.pipeline import list_steps
+from star_ctr.conf.contracts.pipeline import STEPS, list_steps
 from star_ctr.conf.errors import DataError, UserError
 from star_ctr.conf.recipe import apply_recipe
 from star_ctr.conf.settings.root import Settings
@@ -27,7 +28,7 @@ from star_ctr.jobs.io.label_records import find_labels_of_other_nights
 from star_ctr.jobs.io.newest_day import find_newest_day
 from star_ctr.jobs.registry.decisions import find_serving
 from star_ctr.jobs.registry.recipes import ensure_recipe
-from star_ctr.workflows.nightly import CHOOSING_RECIPE, run_step
+from star_ctr.workflows.nightly import CHOOSING_RECIPE, try_step
 from star_ctr.workflows.staleness import Staleness
 from star_ctr.workflows.status import read_staleness
 from star_ctr.workflows.step_states import State
@@ -41,7 +42,7 @@ KEPT = "kept"
 def run(settings: Settings, spark: SparkSession, first: str | None, last: str | None) -> list[dict[str, Any]]:
     """Run the nights from `first` to `last`, except for steps that are done and up to date.
 
-    Stops at the first step that fails.
+    Stops at the first step that fails, unless no other step needs it.
 
     Args:
         settings: The settings.
@@ -73,7 +74,7 @@ def run(settings: Settings, spark: SparkSession, first: str | None, last: str | 
                 stderr.print(f"  {name:<10} {KEPT}: done and up to date", highlight=False)
             else:
                 stderr.print(f"  {name:<10} {reason}", highlight=False)
-                result = run_step(settings, spark, name, ds, reason, staleness)
+                result = try_step(settings, spark, name, ds, reason, staleness)
                 for line in _describe_result(name, result):
                     stderr.print(f"  {line}", highlight=False)
             report.append({"ds": ds, "step": name, "action": KEPT if reason is None else "run", "reason": reason or ""})
@@ -81,7 +82,7 @@ def run(settings: Settings, spark: SparkSession, first: str | None, last: str | 
 
 
 def _describe_result(name: str, result: Any) -> Iterator[str]:
-    """Yield the metrics of all domains after `evaluate`, and the decision after `gate`."""
+    """Yield the metrics of all domains after `evaluate`, the decision after `gate`, and the gap after `reference`."""
     if name == "evaluate":
         for row in (row for row in result if row["domain"] == OVERALL):
             values = (f"{key} {row[column]:.4f}" for key, column in _METRICS.items() if row[column] is not None)
@@ -90,6 +91,8 @@ def _describe_result(name: str, result: Any) -> Iterator[str]:
             yield f"metrics: {', '.join(values)}{note}"
     if name == "gate":
         yield f"gate: {result['outcome']}: {result['reason']}"
+    if name == "reference" and result is not None:
+        yield f"reference: {result['outcome']}: {result['reason']}"
 
 
 def list_nights(settings: Settings, spark: SparkSession, first: str | None, last: str | None) -> list[str]:
@@ -119,7 +122,8 @@ def list_nights(settings: Settings, spark: SparkSession, first: str | None, last
 def explain_why_needed(staleness: Staleness, ds: str, name: str) -> str | None:
     """Return why a backfill must run a step.
 
-    A step whose results were removed runs again only if a later step of the same night needs them.
+    A step whose results were removed runs again only if a later step of the same night needs them. A step that no other
+    step needs is started, or repeated after a failure, only for the newest night.
 
     Args:
         staleness: The states of all steps.
@@ -133,13 +137,18 @@ def explain_why_needed(staleness: Staleness, ds: str, name: str) -> str | None:
     serving = find_serving(staleness.decisions)
     # The gate makes no decision on a night that is older than the night of the serving model.
     is_before_serving = serving is not None and serving.ds > ds
+    steps = list_steps(staleness.settings)
+    removed = [step for step in steps if staleness.get_state(ds, step)[0] is State.REMOVED]
+    if STEPS[name].may_fail and (
+        removed or (state not in (State.DONE, State.STALE) and _has_later_night(staleness, ds))
+    ):
+        return None
     if state is State.REMOVED:
-        later = list_steps(staleness.settings)[list_steps(staleness.settings).index(name) + 1 :]
+        later = [step for step in steps[steps.index(name) + 1 :] if not STEPS[step].may_fail]
         needed = [step for step in later if staleness.get_state(ds, step)[0] not in (State.DONE, State.REMOVED)]
         needed = [step for step in needed if not (is_before_serving and step in ("gate", "refit"))]
         return f"removed, but needed by {needed[0]}" if needed else None
-    removed = (step for step in list_steps(staleness.settings) if staleness.get_state(ds, step)[0] is State.REMOVED)
-    if is_before_serving and name in ("gate", "refit") and next(removed, None):
+    if is_before_serving and name in ("gate", "refit") and removed:
         return None
     if state is not State.DONE:
         return f"{state}: {reason}"
@@ -155,3 +164,8 @@ def explain_why_needed(staleness: Staleness, ds: str, name: str) -> str | None:
         if others and staleness.get_state(ds, "split")[0] not in (State.DONE, State.REMOVED):
             return f"the night of {max(others)} overwrote labels; split needs those of the night of {ds}"
     return None
+
+
+def _has_later_night(staleness: Staleness, ds: str) -> bool:
+    """Return whether a later night has been evaluated."""
+    return any(night > ds and staleness.get_entry(night, "evaluate") for night in staleness.list_nights())

@@ -1,4 +1,4 @@
-"""Nightly run: run the steps ingest, features, split, train, score, evaluate, gate (and refit) in this order.
+"""Nightly run: run the steps ingest, features, split, train, score, evaluate, gate (and refit or reference) in order.
 
 The night of day D trains the model on the days of the window before D, and evaluates it on D. D is the newest complete
 day of the logs by default. Each step replaces what it wrote before, so a night that was killed can simply be run
@@ -21,6 +21,7 @@ from star_ctr.conf.recipe import apply_recipe
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs import ingest
 from star_ctr.jobs.io import table_hashes
+from star_ctr.jobs.io.external_errors import format_error
 from star_ctr.jobs.io.newest_day import find_newest_day
 from star_ctr.jobs.io.table_catalog import create_database, register_tables
 from star_ctr.jobs.io.warehouse import WarehouseTables
@@ -28,6 +29,7 @@ from star_ctr.jobs.quality.day_checks import describe_quarantine, describe_unrea
 from star_ctr.jobs.quality.jump_list import describe_jumps
 from star_ctr.jobs.quality.profile import describe_matches
 from star_ctr.jobs.registry.recipes import describe_recipe, ensure_recipe
+from star_ctr.model.training.callbacks.checkpoints_and_sigterm import StoppedError
 from star_ctr.workflows.interrupts import raise_interrupts
 from star_ctr.workflows.journal import Journal
 from star_ctr.workflows.staleness import Staleness
@@ -57,16 +59,40 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
         ds: The night. By default, the newest complete day of the logs.
 
     Returns:
-        The results of three steps: `metrics` (rows per domain), `gate` (the decision), and `refit` (None if
-        `gate.publish` is not `refit`).
+        The results of four steps: `metrics` (rows per domain), `gate` (the decision), and `refit` and `reference` (None
+        if the settings do not enable the step, or if it failed and the night does not need it).
 
     Raises:
         DataError: The impression log has no file of day `ds`.
     """
     day = choose_night(settings, spark, "ingest", ds)
     stderr.print(f"night of {day}", highlight=False)
-    results = {name: run_step(settings, spark, name, day, "requested") for name in list_steps(settings)}
-    return {"metrics": results["evaluate"], "gate": results["gate"], "refit": results.get("refit")}
+    results = {name: try_step(settings, spark, name, day, "requested") for name in list_steps(settings)}
+    optional = {name: results.get(name) for name in ("refit", "reference")}
+    return {"metrics": results["evaluate"], "gate": results["gate"], **optional}
+
+
+def try_step(
+    settings: Settings, spark: SparkSession, name: str, ds: str, reason: str, staleness: Staleness | None = None
+) -> Any:
+    """Run a step like `run_step`, but only log a warning if a step fails that no other step needs.
+
+    Returns:
+        The result of the step's function; None if the step failed.
+    """
+    try:
+        return run_step(settings, spark, name, ds, reason, staleness)
+    except Exception as error:
+        # SIGTERM ends the whole command.
+        if isinstance(error, StoppedError) or not STEPS[name].may_fail:
+            raise
+        _logger.debug("night %s: %s failed", ds, name, exc_info=error)
+        message = format_error(error) or f"{type(error).__name__}: {error}"
+        _logger.warning(
+            "%s of %s failed, which does not affect the night's model: %s. Run `star-ctr %s --ds %s` to repeat it",
+            name, ds, message.rstrip("."), name, ds,
+        )  # fmt: skip
+        return None
 
 
 def choose_night(settings: Settings, spark: SparkSession, name: str, ds: str | None) -> str:

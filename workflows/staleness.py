@@ -16,12 +16,19 @@ without days belong to later nights, so changes of its files do not make a night
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache, cached_property
+from typing import Any
 
-from star_ctr.conf.contracts.dates import UNDATED, list_calibration_nights, list_days_before, list_window_days
+from star_ctr.conf.contracts.dates import (
+    UNDATED,
+    list_calibration_nights,
+    list_days_before,
+    list_earlier_references,
+    list_window_days,
+)
 from star_ctr.conf.contracts.fingerprint import hash_code, hash_json
-from star_ctr.conf.contracts.pipeline import STEPS
+from star_ctr.conf.contracts.pipeline import STEPS, find_required_step
 from star_ctr.conf.contracts.run_id import (
     hash_config,
     hash_features_settings,
@@ -38,7 +45,7 @@ from star_ctr.jobs.io.ingest_plan import has_log_days
 from star_ctr.jobs.registry.decisions import Decision, find_accepted_before
 from star_ctr.jobs.registry.warm_starts import find_start
 from star_ctr.workflows.journal import Entry
-from star_ctr.workflows.step_states import STATE_TEXTS, State
+from star_ctr.workflows.step_states import STATE_TEXTS, State, describe_input
 
 
 class Staleness:
@@ -109,24 +116,17 @@ class Staleness:
         inputs = self.hash_inputs(ds, step)
         changed = [k for k in {**entry.inputs, **inputs} if entry.inputs.get(k) != inputs.get(k)]
         if changed:
-            return State.STALE, f"inputs changed: {', '.join(map(self._describe_input, changed))}"
+            logs = {key for key in changed if key.startswith("logs.") and not self.log_files.get(key[len("logs.") :])}
+            texts = (describe_input(key, self.settings.paths.logs if key in logs else None) for key in changed)
+            return State.STALE, f"inputs changed: {', '.join(texts)}"
         if step == "ingest" and (days := self._find_overwritten(entry)):
             return State.STALE, f"another night has since ingested different data for {', '.join(days)}"
         return (State.REMOVED, entry.reason) if entry.state == "removed" else (State.DONE, "")
 
-    def _describe_input(self, key: str) -> str:
-        """Describe an input in a message, given its key in an input fingerprint."""
-        if key.startswith("logs."):
-            has_files = self.log_files.get(key.removeprefix("logs."))
-            return f"log files of {key}{'' if has_files else f' (none are in {self.settings.paths.logs})'}"
-        step, of, night = key.partition(" of ")
-        return f"{step} of night {night}" if of else _INPUT_TEXTS.get(key, key)
-
     def _list_dependencies(self, ds: str, step: str) -> list[tuple[str, str]]:
         """Return the nights and steps that a step directly depends on."""
-        names = list(STEPS)
-        number = names.index(step)
-        previous = [(ds, names[number - 1])] if number else []
+        required = find_required_step(step)
+        previous = [(ds, required)] if required else []
         # The split reuses the numeric encoding of the warm-start run, so it depends on the split of that run's night.
         earlier = {
             "train": [self._find_start_night(ds)],
@@ -171,9 +171,10 @@ class Staleness:
         Returns:
             Hashes of everything that determines the results of the step, by name: `settings`, `code`, `logs.LOG` (files
             of a log), `contents` (ingested tables), `warm_start` (the run that this setting names), and `STEP` or
-            `STEP of NIGHT` (steps that it depends on, and for `train` the earlier scores that calibrate the model).
+            `STEP of NIGHT` (steps that it depends on, and for `train` and `reference` the earlier scores that calibrate
+            the model).
         """
-        hashes = {"settings": self._hash_settings(step), "code": _hash_step_code(step)}
+        hashes = {"settings": self._hash_settings(ds, step), "code": _hash_step_code(step)}
         if step == "ingest":
             days = list_window_days(self.settings, ds)
             for name, files in self.log_files.items():
@@ -198,13 +199,21 @@ class Staleness:
             if dependency != "ingest":
                 key = dependency if night == ds else f"{dependency} of {night}"
                 hashes[key] = hash_json(entry.inputs if entry else None)
-        if step == "train":
-            # Not in `_list_dependencies`: a stale earlier night does not make this one stale before it runs again.
-            for night in list_calibration_nights(self.settings, ds):
-                entry = self.get_entry(night, "score")
-                if entry is not None and entry.state in ("done", "removed"):
-                    hashes[f"score of {night}"] = hash_json(entry.inputs)
+        # Not in `_list_dependencies`: a stale earlier night does not make this one stale before it runs again.
+        scorer, nights = self._list_calibration(ds, step)
+        for night in nights:
+            entry = self.get_entry(night, scorer)
+            if entry is not None and entry.state in ("done", "removed"):
+                hashes[f"{scorer} of {night}"] = hash_json(entry.inputs)
         return hashes
+
+    def _list_calibration(self, ds: str, step: str) -> tuple[str, list[str]]:
+        """Return the nights whose scores calibrate the model of a step, and the step that writes these scores."""
+        if step == "train":
+            return "score", list_calibration_nights(self.settings, ds)
+        reference = self.settings.reference
+        is_due = step == "reference" and reference is not None and reference.is_due(ds)
+        return "reference", list_earlier_references(self.settings, ds) if is_due else []
 
     def _hash_named_start(self, ds: str, step: str) -> str:
         """Hash what a step reads from the run that `trainer.warm_start` names.
@@ -222,7 +231,7 @@ class Staleness:
         except UserError:  # the step raises it, too
             return f"{self.settings.trainer.warm_start} cannot be used"
 
-    def _hash_settings(self, step: str) -> str:
+    def _hash_settings(self, ds: str, step: str) -> str:
         match step:
             case "ingest":
                 return hash_ingest_settings(self.settings)
@@ -234,7 +243,11 @@ class Staleness:
                 return hash_split_settings(self.settings)
             case "gate":
                 return hash_json(self.settings.gate.model_dump(mode="json", exclude={"publish"}))
-        parts = [hash_config(self.settings), self.settings.trainer.seed]
+        parts: list[Any] = [hash_config(self.settings), self.settings.trainer.seed]
+        if step == "reference":
+            # Another interval makes only those nights stale that now have, or no longer have, a reference.
+            reference = self.settings.reference
+            parts.append(reference.window_days if reference and reference.is_due(ds) else None)
         return hash_json([*parts, self.settings.evaluate.model_dump(mode="json")] if step == "evaluate" else parts)
 
     @cached_property
@@ -281,9 +294,3 @@ class Staleness:
 @cache
 def _hash_step_code(step: str) -> str:
     return hash_code([f"star_ctr.jobs.{step}"])
-
-
-_INPUT_TEXTS: Mapping[str, str] = {
-    "contents": "ingested tables",
-    "warm_start": "the run that trainer.warm_start names",
-}

@@ -26,3 +26,24 @@ STATE_TEXTS: Mapping[State, str] = {
     State.MISSING: "has not run yet",
 }
 """What messages say about a step that another one depends on."""
+_INPUT_TEXTS: Mapping[str, str] = {
+    "contents": "ingested tables",
+    "warm_start": "the run that trainer.warm_start names",
+}
+"""Texts for keys that are not clear by themselves."""
+
+
+def describe_input(key: str, empty_folder: str | None = None) -> str:
+    """Return the text of a message for an input of a step.
+
+    Args:
+        key: The key of the input in an input fingerprint.
+        empty_folder: For the files of a log, the folder that should contain them, if it has none.
+
+    Returns:
+        The text, for example `log files of logs.clicks`.
+    """
+    if key.startswith("logs."):
+        return f"log files of {key}{'' if empty_folder is None else f' (none are in {empty_folder})'}"
+    step, of, night = key.partition(" of ")
+    return f"{step} of night {night}" if of else _INPUT_TEXTS.get(key, key)

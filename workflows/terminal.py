@@ -81,7 +81,7 @@ def make_metrics_table(rows: Sequence[Mapping[str, Any]], title: str | None = No
         rows: Rows of the table `metrics`.
         title: Title of the table; the run id of the first row by default.
     """
-    table = _make_narrow(Table(title=title or rows[0]["run_id"], title_justify="left"))
+    table = make_narrow(Table(title=title or rows[0]["run_id"], title_justify="left"))
     columns = {
         "domain": "domain", "rows": "rows", "users": "users", "clicks": "clicks", "AUC": "auc",
         "GAUC": "gauc", "PCOC": "pcoc", "log loss": "log_loss",
@@ -98,7 +98,7 @@ def make_metrics_table(rows: Sequence[Mapping[str, Any]], title: str | None = No
     return table
 
 
-def _make_narrow(table: Table) -> Table:
+def make_narrow(table: Table) -> Table:
     """Remove the lines between columns, so that the table fits into 80 characters."""
     table.box, table.show_edge, table.pad_edge, table.collapse_padding = SIMPLE_HEAD, False, False, True
     return table
@@ -127,7 +127,7 @@ def make_days_table(rows: Sequence[Mapping[str, Any]], metric: str) -> Group:
     run = rows[-1]["run_id"].removeprefix(f"{days[-1]}-")
     # Not the title of the table, which would be wrapped to the width of the table.
     title = Text(f"{metric} of {run}, {days[0]} to {days[-1]}")
-    table = _make_narrow(Table(caption=caption, caption_justify="left"))
+    table = make_narrow(Table(caption=caption, caption_justify="left"))
     table.add_column("domain")
     for day in days:
         table.add_column(day.removeprefix(f"{days[-1][:4]}-"), justify="right")
@@ -186,7 +186,7 @@ def make_status_table(rows: Sequence[Mapping[str, Any]]) -> Group:
         rows: Rows of `status.run`.
     """
     steps = list(dict.fromkeys(r["step"] for r in rows))
-    table, reasons = _make_narrow(Table()), Table("night", "step", "reason", box=None)
+    table, reasons = make_narrow(Table()), Table("night", "step", "reason", box=None)
     for column in ("night", *steps):
         table.add_column(column, no_wrap=True)
     for column in reasons.columns[:2]:

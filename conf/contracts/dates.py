@@ -45,7 +45,9 @@ def list_days_before(ds: str, number: int) -> list[str]:
     return [(day - dt.timedelta(days=k)).isoformat() for k in range(number, 0, -1)]
 
 
-def list_calibration_nights(settings: Settings, ds: str, is_refit: bool = False) -> list[str]:
+def list_calibration_nights(
+    settings: Settings, ds: str, is_refit: bool = False, number: int | None = None
+) -> list[str]:
     """Return the nights whose scores calibrate a run, oldest first.
 
     All labels of their test days are final on night `ds`: the attribution windows have closed by the end of that day.
@@ -54,6 +56,7 @@ def list_calibration_nights(settings: Settings, ds: str, is_refit: bool = False)
         settings: The settings of the data set.
         ds: The night of the run.
         is_refit: Whether the run is a refit, which may also use the scores of the candidate of its own night.
+        number: The number of nights; `trainer.calibration.earlier_nights` by default.
     """
     calibration = settings.trainer.calibration
     if calibration.earlier_scores == "none":
@@ -61,4 +64,19 @@ def list_calibration_nights(settings: Settings, ds: str, is_refit: bool = False)
     label = settings.label
     days_to_close = math.ceil(label.window_hours / 24) if isinstance(label, LabelFromClicks) else 0
     end = dt.date.fromisoformat(ds) - dt.timedelta(days=max(days_to_close, 0 if is_refit else 1) - 1)
-    return list_days_before(end.isoformat(), calibration.earlier_nights)
+    return list_days_before(end.isoformat(), calibration.earlier_nights if number is None else number)
+
+
+def list_earlier_references(settings: Settings, ds: str) -> list[str]:
+    """Return the nights whose references calibrate the reference of a night, oldest first.
+
+    If references are less frequent than `trainer.calibration.earlier_nights`, the newest one is used.
+
+    Args:
+        settings: The settings of the data set, with `reference`.
+        ds: The night of the reference.
+    """
+    reference, number = settings.reference, settings.trainer.calibration.earlier_nights
+    assert reference is not None
+    nights = list_calibration_nights(settings, ds, number=max(number, reference.every_nights))
+    return [night for night in nights if reference.is_due(night)]

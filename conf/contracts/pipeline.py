@@ -23,7 +23,9 @@ class Step:
         day_from: The table whose newest day is processed if no day is given; None for the logs.
         writes: The tables that the step writes.
         hours: The time limit of the step in the DAG.
-        only_if: The value of `gate.publish` that enables the step; None for a step of every night.
+        after: The step whose results it needs; by default the step before it in the list.
+        is_optional: Whether settings enable the step. Other steps are part of every night.
+        may_fail: Whether the night and later nights continue if the step fails, because no other step needs it.
     """
 
     name: str
@@ -32,7 +34,9 @@ class Step:
     day_from: str | None
     writes: tuple[str, ...]
     hours: int
-    only_if: str | None = None
+    after: str | None = None
+    is_optional: bool = False
+    may_fail: bool = False
 
 
 def _read_steps() -> tuple[Step, ...]:
@@ -50,7 +54,16 @@ RUN_STEPS = tuple(step.name for step in STEPS.values() if step.per_run)
 
 def list_steps(settings: Settings) -> tuple[str, ...]:
     """Return the names of the steps that a night has with these settings, in order."""
-    return tuple(step.name for step in STEPS.values() if step.only_if in (None, settings.gate.publish))
+    enabled = {"refit": settings.gate.publish == "refit", "reference": settings.reference is not None}
+    return tuple(step.name for step in STEPS.values() if not step.is_optional or enabled[step.name])
+
+
+def find_required_step(name: str) -> str | None:
+    """Return the step of the same night whose results a step needs; None for the first step."""
+    if (after := STEPS[name].after) is not None:
+        return after
+    number = STEP_NAMES.index(name)
+    return STEP_NAMES[number - 1] if number else None
 
 
 def find_writer(table: str) -> str:

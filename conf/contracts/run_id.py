@@ -26,6 +26,7 @@ _NOT_AFFECTING_MODEL: Any = {
     "tune": True,
     "evaluate": True,
     "gate": True,
+    "reference": True,
     "checks": True,
     "retention": True,
     "trainer": {*NOT_AFFECTING_WEIGHTS, "seed"},
@@ -150,6 +151,19 @@ def make_refit_run_id(run_id: str) -> str:
 def strip_refit_suffix(run_id: str) -> str:
     """Return the id of the run whose metrics apply to `run_id`: the refitted run for a refit, else `run_id` itself."""
     return run_id.removesuffix(_REFIT)
+
+
+_REFERENCE = "-reference"
+
+
+def make_reference_run_id(run_id: str) -> str:
+    """Return the id of the reference of a run: the same settings, trained from scratch on more days."""
+    return f"{run_id}{_REFERENCE}"
+
+
+def is_reference(run_id: str) -> bool:
+    """Return whether a run is a reference, which is never served."""
+    return run_id.endswith(_REFERENCE)
 
 
 def make_run_id(settings: Settings, ds: str) -> str:

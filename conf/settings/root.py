@@ -34,6 +34,7 @@ from star_ctr.conf.settings.logs import LogSettings, Zone
 from star_ctr.conf.settings.model import ModelSettings
 from star_ctr.conf.settings.model_problems import find_model_problems
 from star_ctr.conf.settings.paths import PathSettings
+from star_ctr.conf.settings.reference import ReferenceSettings, find_reference_problems
 from star_ctr.conf.settings.retention import RetentionSettings
 from star_ctr.conf.settings.simulate import SimulateSettings
 from star_ctr.conf.settings.trainer import TrainerSettings
@@ -130,6 +131,12 @@ class Settings(SettingsModel):
     trainer: TrainerSettings = Field(TrainerSettings(), description="training")
     evaluate: EvaluateSettings = Field(EvaluateSettings(), description="confidence intervals of metrics")
     gate: GateSettings = Field(GateSettings(), description="when a candidate is served")
+    reference: ReferenceSettings | None = Field(
+        None,
+        exclude_if=lambda reference: reference is None,
+        description="on which nights a model that continues from an earlier night is compared with one that is trained "
+        "from scratch; default: on none",
+    )
     retention: RetentionSettings = Field(RetentionSettings(), description="ages of data that `star-ctr clean` deletes")
     spark: SparkSettings = Field(SparkSettings(), description="Spark session")
     catalog: CatalogSettings | None = Field(
@@ -192,6 +199,7 @@ def _check(settings: Settings) -> Settings:
         *find_model_problems(settings),
         *find_embedding_problems(settings),
         *_find_refit_problems(settings),
+        *find_reference_problems(settings),
         *_find_retention_problems(settings),
     ]
     if problems:

@@ -7,8 +7,8 @@ take most of the time.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from typing import Generic, NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -16,11 +16,20 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from star_ctr.conf.contracts.domains import OVERALL
-from star_ctr.features.evaluation.poisson_bootstrap import Bools, Floats, Ints
+from star_ctr.features.evaluation.poisson_bootstrap import Bools, Floats, Ints, Weights, draw_weights
 
 S = TypeVar("S")
 Name = tuple[str, str]
 """Run and domain."""
+_WEIGHTS = 1 << 20
+"""Number of weights in a block of rows."""
+
+
+class RowSums(Protocol):
+    """Sums over rows, for all columns of weights."""
+
+    def add(self, values: Floats, weight: Weights, /) -> None:
+        """Add rows with their values, (n,), and weights, (C, n)."""
 
 
 class RunDomains(NamedTuple):
@@ -61,6 +70,56 @@ class SumsByDomain(Generic[S]):
         """Return all sums as a batch: run, domain, and then the given attributes of the sums."""
         values = [[getattr(sums, name) for sums in self.sums.values()] for name in attributes]
         return make_batch(list(self.sums), values, schema)
+
+
+def sum_rows(
+    scores: DataFrame,
+    names: RunDomains,
+    samples: int,
+    seed: int,
+    make_sums: Callable[[int], RowSums],
+    compute_values: Callable[[Floats], Floats],
+    attributes: Sequence[str],
+) -> DataFrame:
+    """Add up values of rows in one scan, in any order.
+
+    Args:
+        scores: Rows with `run_id`, `user_id`, `domain`, `label` (0.0 or 1.0) and `score` in [0, 1].
+        names: The runs and domains of `scores`.
+        samples: Number of bootstrap samples.
+        seed: Seed of the bootstrap.
+        make_sums: Creates empty sums for a number of columns of weights.
+        compute_values: Returns the value of each row, (n,), from the signed scores of compact rows.
+        attributes: Names of the sums, each an integer per column of weights, (C,).
+
+    Returns:
+        One row per task, run and domain (including `overall`), with `run_id`, `domain` and the sums as lists.
+    """
+    numbers = [(name, pa.list_(pa.int64())) for name in attributes]
+    schema = pa.schema([("run_id", pa.string()), ("domain", pa.string()), *numbers])
+    block = max(_WEIGHTS // (1 + samples), 1)
+
+    def sum_partition(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        sums = SumsByDomain(names, samples, seed, make_sums)
+        for batch in batches:
+            for start in range(0, batch.num_rows, block):
+                _add_rows(sums, batch.slice(start, block), compute_values)
+        yield sums.to_batch(attributes, schema)
+
+    columns = ", ".join(f"{name} array<long>" for name in attributes)
+    return make_compact_rows(scores).mapInArrow(sum_partition, f"run_id string, domain string, {columns}")
+
+
+def _add_rows(sums: SumsByDomain[RowSums], block: pa.RecordBatch, compute_values: Callable[[Floats], Floats]) -> None:
+    """Add compact rows to the sums of their domain and of `overall`."""
+    names, group = sums.names, sums.names.find_groups(block["group"].to_numpy())
+    values = compute_values(block["score"].to_numpy())
+    weight = draw_weights(block["key"].to_numpy(), sums.samples, sums.seed)
+    for indices, named in ((group, names.groups), (names.run[group], names.runs)):
+        order = np.argsort(indices, kind="stable")
+        ordered = np.take(weight, order, axis=1)
+        for name, part in iter_slices(indices[order], named):
+            sums.sums[name].add(values[order][part], ordered[:, part])
 
 
 def collect_names(scores: DataFrame) -> RunDomains:

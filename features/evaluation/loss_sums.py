@@ -7,33 +7,16 @@ Shapes: n rows, C columns of weights (the data and the bootstrap samples).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-
 import numpy as np
-import pyarrow as pa
 from pyspark.sql import DataFrame
 
-from star_ctr.features.evaluation.grouped_sums import (
-    RunDomains,
-    SumsByDomain,
-    iter_slices,
-    make_compact_rows,
-    split_sign,
-)
-from star_ctr.features.evaluation.poisson_bootstrap import Bools, Floats, Ints, Weights, draw_weights
+from star_ctr.features.evaluation.grouped_sums import RunDomains, split_sign, sum_rows
+from star_ctr.features.evaluation.poisson_bootstrap import Bools, Floats, Ints, Weights
 
 LEAST_SCORE = 1e-15
 """Scores are clipped to [LEAST_SCORE, 1 - LEAST_SCORE] for the log loss."""
-SUMS = "run_id string, domain string, rows array<long>, loss array<long>"
-"""Schema of the sums of a task; see `LossSums` for the columns."""
-_ATTRIBUTES = ("rows", "loss")
-_ARROW = pa.schema(
-    [("run_id", pa.string()), ("domain", pa.string())] + [(name, pa.list_(pa.int64())) for name in _ATTRIBUTES]
-)
 _FRACTION = 30
 """Number of fractional bits in a summed loss: exact sums of 250 million rows with the largest loss fit into 63 bits."""
-_WEIGHTS = 1 << 20
-"""Number of weights in a block of rows."""
 
 
 class LossSums:
@@ -90,30 +73,10 @@ def sum_losses(scores: DataFrame, names: RunDomains, samples: int, seed: int) ->
         seed: Seed of the bootstrap.
 
     Returns:
-        One row per task, run and domain (including `overall`), with the schema SUMS.
+        One row per task, run and domain (including `overall`), with the sums of `LossSums`.
     """
 
-    def sum_partition(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        sums = _LossSumsByDomain(names, samples, seed, LossSums)
-        block = max(_WEIGHTS // (1 + samples), 1)
-        for batch in batches:
-            for start in range(0, batch.num_rows, block):
-                sums.add(batch.slice(start, block))
-        yield sums.to_batch(_ATTRIBUTES, _ARROW)
+    def compute_losses(signed: Floats) -> Floats:
+        return compute_row_losses(*split_sign(signed))
 
-    return make_compact_rows(scores).mapInArrow(sum_partition, SUMS)
-
-
-class _LossSumsByDomain(SumsByDomain[LossSums]):
-    """The `LossSums` of a task by run and domain."""
-
-    def add(self, block: pa.RecordBatch) -> None:
-        """Add compact rows."""
-        names, group = self.names, self.names.find_groups(block["group"].to_numpy())
-        loss = compute_row_losses(*split_sign(block["score"].to_numpy()))
-        weight = draw_weights(block["key"].to_numpy(), self.samples, self.seed)
-        for indices, named in ((group, names.groups), (names.run[group], names.runs)):
-            order = np.argsort(indices, kind="stable")
-            ordered = np.take(weight, order, axis=1)
-            for name, part in iter_slices(indices[order], named):
-                self.sums[name].add(loss[order][part], ordered[:, part])
+    return sum_rows(scores, names, samples, seed, LossSums, compute_losses, ("rows", "loss"))

@@ -54,6 +54,27 @@ REMOVED = "removed"
 """Metadata key with the list of nights that a commit removed."""
 
 
+def read_lineage(table: str, version: int) -> list[str]:
+    """Read the hashes that identify the vocabularies of a night and all those that they extend.
+
+    The metadata of a commit contains only those that are relevant for its training window. The commits of the earlier
+    nights contain the ones before them.
+
+    Args:
+        table: Path or URL of the split table.
+        version: The version of the commit that wrote the night.
+
+    Returns:
+        The hashes, newest first; empty if the vocabularies of the night did not grow.
+    """
+    by_version = {number: metadata.get(LINEAGE, []) for number, metadata in _iter_night_commits(table)}
+    lineage = list(by_version.get(version, []))
+    extended = {found[0]: found[1:] for found in by_version.values() if found}
+    while lineage and (earlier := [name for name in extended.get(lineage[-1], []) if name not in lineage]):
+        lineage += earlier
+    return lineage
+
+
 def _iter_night_commits(table: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the commits that wrote a night, as version and metadata, newest first; skips nights removed later."""
     removed: set[str] = set()

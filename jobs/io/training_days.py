@@ -19,6 +19,7 @@ from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.history.day_plan import PART as FEATURES
 from star_ctr.jobs.io.day_records import DayRecord, DayRecords
 from star_ctr.jobs.io.label_records import PART as LABELS
+from star_ctr.jobs.io.split_commits import read_lineage
 from star_ctr.jobs.io.split_inputs import EarlierSplit
 from star_ctr.jobs.io.table_hashes import HASH
 from star_ctr.jobs.io.warehouse import WarehouseTables
@@ -87,6 +88,45 @@ def plan_training_days(
         if not is_valid or day not in existing:
             encoded[day] = DayRecord(inputs, {_VOCABULARY: vocabulary})
     return TrainingDays(list(days), encoded, lineage)
+
+
+def find_encoded_days(settings: Settings, table: str, version: int, days: Sequence[str]) -> list[str]:
+    """Find the days whose stored rows have the ids of a night, including days before its training window.
+
+    These are the rows that the nights were trained on. If labels of a day were final only later, they are not updated.
+
+    Args:
+        settings: The settings of the data set.
+        table: Path or URL of the split table.
+        version: The version of the commit that wrote the night.
+        days: The days to look for.
+
+    Returns:
+        The days whose rows were encoded with the vocabularies of the night, or with those that they extend, and have
+        not been written again since; in the order of `days`.
+    """
+    lineage, records = set(read_lineage(table, version)), DayRecords(settings).read(PART)
+    # A later version may contain rows of other vocabularies, which the records describe.
+    files, newest = _list_files(table, version), _list_files(table)
+    return [
+        day
+        for day in days
+        if day in records
+        and records[day].outputs[_VOCABULARY] in lineage
+        and day in files
+        and files[day] == newest.get(day)
+    ]
+
+
+def _list_files(table: str, version: int | None = None) -> dict[str, set[str]]:
+    """Return the files with the training rows of each day, in a version of the split or in the newest one."""
+    actions = DeltaTable(table, version=version).get_add_actions(flatten=True)
+    columns = (actions.column(name).to_pylist() for name in ("path", "partition.ds", "partition.part"))
+    files: dict[str, set[str]] = {}
+    for path, day, part in zip(*columns, strict=True):
+        if part == TRAIN_DAY:
+            files.setdefault(day, set()).add(path)
+    return files
 
 
 def _hash_rows(store: WarehouseTables, records: DayRecords, days: Sequence[str]) -> dict[str, str]:

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from star_ctr.conf.contracts.catalog import Warehouse
-from star_ctr.conf.contracts.run_id import make_run_id, strip_refit_suffix
+from star_ctr.conf.contracts.run_id import is_reference, make_run_id, strip_refit_suffix
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.files import open_folder, write_json
 from star_ctr.conf.settings.root import Settings
@@ -150,9 +150,14 @@ class Decisions:
             The committed decision.
 
         Raises:
-            UserError: The attempt is not published, or is already serving.
+            UserError: The attempt is not published, is already serving, or is that of a reference.
             DataError: One of its files is damaged.
         """
+        if is_reference(run_id):
+            raise UserError(
+                f"--run-id {run_id}: a reference is never served, because no later night continues from it; promote "
+                "the run of a night"
+            )
         chosen = check_files(get_published_attempt(self.warehouse, run_id, attempt))
 
         def decide(decided: list[Decision]) -> Decision:

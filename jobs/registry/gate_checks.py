@@ -17,6 +17,7 @@ from scipy.stats import norm
 
 from star_ctr.conf.contracts.domains import OVERALL
 from star_ctr.conf.settings.gate import GateSettings
+from star_ctr.conf.settings.root import Settings
 from star_ctr.features.evaluation.significance import (
     compute_detectable_loss,
     compute_p_below,
@@ -33,6 +34,12 @@ _POWER = 0.9
 """Probability with which a loss of `gate.domain_loss` should be detected."""
 _MAX_LISTED = 5
 """Maximum number of domains that a message lists."""
+
+
+def require_bootstrap_samples(settings: Settings) -> Settings:
+    """Return settings with at least as many bootstrap samples as the tests of the gate need."""
+    samples = max(settings.evaluate.bootstrap_samples, MIN_BOOTSTRAP_SAMPLES)
+    return settings.model_copy(update={"evaluate": settings.evaluate.model_copy(update={"bootstrap_samples": samples})})
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from star_ctr.conf.contracts.catalog import RECORD_FILE, Warehouse
 from star_ctr.conf.contracts.dates import list_days_before
+from star_ctr.conf.contracts.run_id import is_reference
 from star_ctr.conf.errors import DataError, UserError, suggest_nearest
 from star_ctr.conf.settings.root import Settings
 from star_ctr.conf.settings.trainer import ACCEPTED, PREVIOUS
@@ -123,7 +124,7 @@ def _list_newest_before(attempts: Sequence[Attempt], first: str) -> set[str]:
     newest: dict[str, str] = {}
     for attempt in attempts:
         night = parse_night(attempt.run_id)
-        if attempt.is_published and night and night < first:
+        if attempt.is_published and night and night < first and not is_reference(attempt.run_id):
             configuration = attempt.run_id[len(night) :]
             newest[configuration] = max(newest.get(configuration, ""), attempt.run_id)
     return set(newest.values())

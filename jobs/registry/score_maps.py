@@ -30,7 +30,13 @@ _BINS_PER_UNIT = 4
 """Number of bins per unit of the logit."""
 
 
-def fit_score_maps(settings: Settings, store: WarehouseTables, ds: str, is_refit: bool = False) -> ScoreMaps | None:
+def fit_score_maps(
+    settings: Settings,
+    store: WarehouseTables,
+    ds: str,
+    is_refit: bool = False,
+    earlier: Mapping[str, str] | None = None,
+) -> ScoreMaps | None:
     """Fit the score maps of a run on the scores of earlier runs with the same settings and seed.
 
     Args:
@@ -38,12 +44,16 @@ def fit_score_maps(settings: Settings, store: WarehouseTables, ds: str, is_refit
         store: The tables.
         ds: The night of the run.
         is_refit: Whether the run is a refit.
+        earlier: The night of each earlier run, by run id; by default, the runs of the nights that
+            `list_calibration_nights` returns.
 
     Returns:
         The maps; None if there are no such scores, or `trainer.calibration.earlier_scores` is `none`.
     """
-    nights = _select_nights(settings, store, list_calibration_nights(settings, ds, is_refit))
-    runs = {make_run_id(settings, night): night for night in nights}
+    if earlier is None:
+        earlier = {make_run_id(settings, n): n for n in list_calibration_nights(settings, ds, is_refit)}
+    runs = _select_runs(settings, store, earlier)
+    nights = [*runs.values()]
     if not runs or not store.exists("scores"):
         return None
     scores = _label(settings, store, store.read("scores").where(F.col("run_id").isin([*runs])), nights)
@@ -71,27 +81,36 @@ def fit_score_maps(settings: Settings, store: WarehouseTables, ds: str, is_refit
     )
 
 
-def _select_nights(settings: Settings, store: WarehouseTables, nights: Sequence[str]) -> list[str]:
-    """Return the nights whose labels have the definition of the settings, and whose scores passed their checks."""
+def _select_runs(settings: Settings, store: WarehouseTables, runs: Mapping[str, str]) -> dict[str, str]:
+    """Return the runs whose labels have the definition of the settings, and whose scores passed their checks.
+
+    Args:
+        settings: The settings of the data set.
+        store: The tables.
+        runs: The night of each run, by run id.
+
+    Returns:
+        The selected runs, in the order of `runs`.
+    """
     # Another YAML file may have written the labels of days outside the window of this night. Scores are written before
     # they are checked; only the difference from the trainer's scores in `runs` tells that all checks passed.
-    if not nights or not store.exists("runs"):
-        return []
+    if not runs or not store.exists("runs"):
+        return {}
     records = DayRecords(settings).read(LABELS)
     definition, weight = hash_label_settings(settings), settings.logs.impressions.weight
     passed: dict[str, bool] = {}
-    where = make_any_condition("run_id", [make_run_id(settings, night) for night in nights])
+    where = make_any_condition("run_id", [*runs])
     rows = read_rows(store.warehouse.table("runs"), where, ["run_id", "attempt", "max_score_difference"])
     for row in sorted(rows, key=lambda row: row["attempt"]):
         difference = row["max_score_difference"]
         passed[row["run_id"]] = difference is not None and is_within_tolerance(difference)
-    selected = []
-    for night in nights:
-        if not passed.get(make_run_id(settings, night)):
+    selected = {}
+    for run_id, night in runs.items():
+        if not passed.get(run_id):
             continue  # not trained or not scored
         found = records[night].outputs if night in records else {}
         if found.get(LABEL_SETTINGS) == definition and found.get(WEIGHT) == weight:
-            selected.append(night)
+            selected[run_id] = night
         else:
             _logger.warning("the labels of %s have other settings, so its scores are not used for calibration", night)
     return selected

@@ -6,6 +6,7 @@ its interval is narrower, often much narrower, than the intervals of the two run
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyspark.sql import DataFrame
@@ -14,21 +15,41 @@ from pyspark.sql import functions as F
 from star_ctr.conf.contracts.domains import domain_sort_key
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings
-from star_ctr.features.evaluation.bootstrap import INTERVALS, TEST_INPUTS, add_intervals, estimate, subtract_estimates
+from star_ctr.features.evaluation.bootstrap import (
+    ALL_METRICS,
+    INTERVALS,
+    RANKED,
+    TEST_INPUTS,
+    add_intervals,
+    estimate,
+    subtract_estimates,
+)
 from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition
 from star_ctr.jobs.quality.score_checks import check_scores
 
 COLUMNS = ("run_id", "reference_run_id", "ds", "domain", "auc", *INTERVALS[:2], "gauc", *INTERVALS[2:], *TEST_INPUTS)
 
+CALIBRATION = tuple(f"{metric}{end}" for metric in ALL_METRICS[len(RANKED) :] for end in ("", "_low", "_high"))
+"""Columns of the differences in PCOC and log loss, and their intervals."""
 
-def compare_runs(store: WarehouseTables, settings: Settings, run_id: str, reference: str) -> list[dict[str, Any]]:
-    """Compute AUC and GAUC (eq. 9) of a run minus those of a reference run, and write them to `differences`.
+
+def compare_runs(
+    store: WarehouseTables,
+    settings: Settings,
+    run_id: str,
+    reference: str,
+    metrics: Sequence[str] = RANKED,
+    more: Mapping[str, Any] | None = None,
+) -> list[dict[str, Any]]:
+    """Compute the metrics of a run minus those of a reference run, and write them to `differences`.
 
     Args:
         store: The tables of the warehouse. `scores` must contain both runs, with the same impressions.
         settings: The settings; the section `evaluate` configures the intervals.
         run_id: The run.
         reference: The run to compare it with.
+        metrics: RANKED (AUC and GAUC, eq. 9) or ALL_METRICS, which adds the columns CALIBRATION.
+        more: Values of further columns.
 
     Returns:
         The written rows, one per domain and `overall` last. Intervals are null if they are undefined or if there are no
@@ -40,29 +61,35 @@ def compare_runs(store: WarehouseTables, settings: Settings, run_id: str, refere
     """
     if run_id == reference:
         raise DataError(f"{run_id}: cannot compare a run with itself; name another run")
+    calibration, further = CALIBRATION if tuple(metrics) == ALL_METRICS else (), more or {}
     scores = store.read("scores").where(F.col("run_id").isin(run_id, reference)).persist()
     try:
         ds = _check_same_rows(store, scores, run_id, reference)
         check_scores(scores, store.warehouse.table("scores"))
-        found = subtract_estimates(estimate(scores, settings.evaluate), run_id, reference)
-        rows = add_intervals(found, settings.evaluate.level).select(
+        estimated = estimate(scores, settings.evaluate, metrics)
+        found = subtract_estimates(estimated, run_id, reference, metrics)
+        rows = add_intervals(found, settings.evaluate.level, metrics).select(
             F.lit(run_id).alias("run_id"),
             F.lit(reference).alias("reference_run_id"),
             F.lit(ds).alias("ds"),
             *COLUMNS[3:],
+            *calibration,
+            *(F.lit(value).alias(name) for name, value in further.items()),
         )
         where = f"{make_in_condition('run_id', [run_id])} AND {make_in_condition('reference_run_id', [reference])}"
         store.replace("differences", rows.coalesce(1), where)
     finally:
         scores.unpersist()
-    return read_differences(store, run_id, reference)
+    return read_differences(store, run_id, reference, (*COLUMNS, *calibration, *further))
 
 
-def read_differences(store: WarehouseTables, run_id: str, reference: str) -> list[dict[str, Any]]:
+def read_differences(
+    store: WarehouseTables, run_id: str, reference: str, columns: Sequence[str] = COLUMNS
+) -> list[dict[str, Any]]:
     """Read the written differences of two runs: one row per domain, sorted, `overall` last."""
     table = store.read("differences")
     rows = table.where((F.col("run_id") == run_id) & (F.col("reference_run_id") == reference))
-    found = rows.select(*COLUMNS).collect()
+    found = rows.select(*columns).collect()
     return sorted((r.asDict() for r in found), key=lambda r: domain_sort_key(r["domain"]))
 
 

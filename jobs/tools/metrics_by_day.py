@@ -5,6 +5,7 @@ Reads the tables `metrics`, `final_metrics` and `outcome_metrics` without Spark,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from deltalake import DeltaTable
@@ -15,6 +16,7 @@ from star_ctr.conf.contracts.run_id import make_run_id
 from star_ctr.conf.errors import DataError, UserError, suggest_nearest
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.io.delta_rows import quote_literal, read_rows
+from star_ctr.jobs.registry.reference_gaps import read_gaps
 
 METRICS = ("gauc", "auc", "pcoc", "log_loss", "ece")
 DEFAULT_DAYS = 7
@@ -55,7 +57,9 @@ def run(
         One row per day and domain: ds, domain, run_id, value, low and high (the interval), before (the previous day),
         change, outside (whether the day's interval excludes the value of the previous day; None if either is missing),
         provisional (the value with the labels that the night knew; None if none were open) and is_final. `value` is
-        the final value once it is known; until then, it equals `provisional`.
+        the final value once it is known; until then, it equals `provisional`. With the section `reference`, also gap
+        (the difference from a model that was trained from scratch; None on nights without a reference, and for `ece`),
+        gap_low and gap_high (its interval).
 
     Raises:
         DataError: The table does not exist.
@@ -90,13 +94,14 @@ def run(
     shown = shown if since or until else shown[-DEFAULT_DAYS:]
     values = {(r["ds"], r["domain"]): r for r in chosen}
     domains = sorted({r["domain"] for r in chosen if r["ds"] in shown}, key=domain_sort_key)
-    return [
+    rows = [
         _compute_change(values[day, domain], metric, values.get((before, domain)))
         for day, before in zip(days, ["", *days], strict=False)
         if day in shown
         for domain in domains
         if (day, domain) in values
     ]
+    return rows if settings.reference is None or outcome is not None else _add_gaps(settings, metric, rows, chosen)
 
 
 def _replace_by_final(rows: list[dict[str, Any]], table: str) -> list[dict[str, Any]]:
@@ -118,6 +123,19 @@ def _replace_by_final(rows: list[dict[str, Any]], table: str) -> list[dict[str, 
         values = {name: known[name] for name in row if name in known} if known else {}
         found.append({**row, **values, "provisional": row if is_open else None, "is_final": not is_open or bool(known)})
     return found
+
+
+def _add_gaps(
+    settings: Settings, metric: str, rows: Sequence[dict[str, Any]], metrics: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Add the difference from the reference of each night to rows of the result."""
+    gaps = read_gaps(settings, {row["run_id"]: row.get("attempt") for row in metrics})
+    known = {(gap["run_id"], gap["domain"]): gap for gap in gaps}
+    keys = {"gap": metric, "gap_low": f"{metric}_low", "gap_high": f"{metric}_high"}
+    return [
+        {**row, **{name: known.get((row["run_id"], row["domain"]), {}).get(key) for name, key in keys.items()}}
+        for row in rows
+    ]
 
 
 def _compute_change(row: dict[str, Any], metric: str, before: dict[str, Any] | None) -> dict[str, Any]:

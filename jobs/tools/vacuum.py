@@ -97,6 +97,7 @@ def plan_removals(settings: Settings) -> CleaningPlan:
     if newest and ages.splits is not None:
         # Also keep the training days of the oldest kept night, which may be stored once for all nights.
         extra = settings.window.days if settings.split.vocabulary == "grown" else 0
+        extra = max(extra, settings.reference.window_days) if settings.reference else extra
         first, training = compute_first_day(newest, ages.splits + extra), _list_nights_in_training(attempts)
         for table in _SPLITS:
             removals += _list_removals(

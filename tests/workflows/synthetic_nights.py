@@ -17,7 +17,7 @@ from deltalake import write_deltalake
 from star_ctr.conf.contracts.catalog import SHARED_RUN_ID, TABLES
 from star_ctr.conf.contracts.domains import OVERALL
 from star_ctr.conf.contracts.pipeline import list_steps
-from star_ctr.conf.contracts.run_id import format_variant, make_run_id
+from star_ctr.conf.contracts.run_id import format_variant, make_reference_run_id, make_run_id
 from star_ctr.conf.load import load
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.registry.decisions import Decision, Decisions, Outcome, find_serving
@@ -91,6 +91,16 @@ class SyntheticNights:
                 for d in [0.003 + 0.8 * w * self.rng.standard_normal()]
             ),
         )
+
+    def gap(self, ds: str, gauc: float, high: float) -> None:
+        """Write the difference of a night from its reference, whose interval is symmetric."""
+        name, low = self.run(ds), 2 * gauc - high
+        row: dict[str, Any] = {"run_id": name, "reference_run_id": make_reference_run_id(name), "ds": ds}
+        row |= {"domain": OVERALL, "attempt": 1, "reference_attempt": 1, "training_days": 7}
+        for metric in ("gauc", "auc", "pcoc", "log_loss"):
+            row |= {metric: gauc, f"{metric}_low": low, f"{metric}_high": high}
+        path = str(self.folder / "differences")
+        write_deltalake(path, pa.Table.from_pylist([row]), mode="append", schema_mode="merge", partition_by=["run_id"])
 
     def ledger(self, ds: str) -> None:
         """Write the ledger of a night, in which duplicates, rows without a user and late clicks are left out."""

@@ -18,7 +18,6 @@ from pyspark.sql import functions as F
 
 from star_ctr.conf.contracts.catalog import TABLES, WEIGHTS_FILE, Warehouse
 from star_ctr.conf.contracts.dates import list_days
-from star_ctr.conf.contracts.pipeline import STEP_NAMES
 from star_ctr.conf.load import load
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.io.warehouse import WarehouseTables
@@ -29,6 +28,7 @@ from star_ctr.workflows import status
 from star_ctr.workflows.journal import Journal
 from tests import small_logs
 from tests.conftest import INTERPRETED, KUAIRAND, kuairand, on_request
+from tests.steps import EVERY_NIGHT
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
 KILLS = int(os.environ.get("STAR_CTR_KILLS", "20"))
@@ -184,7 +184,7 @@ def pending_steps(nights: Nights) -> list[str]:
     """Return the steps that are not done, in the order in which a backfill runs them."""
     entries = {(e.ds, e.step): e.state for e in Journal(nights.settings()).read_entries()}
     days = list_days(nights.first, nights.last)
-    return [step for ds in days for step in STEP_NAMES[:-1] if entries.get((ds, step)) != "done"]
+    return [step for ds in days for step in EVERY_NIGHT if entries.get((ds, step)) != "done"]
 
 
 def run_to_completion(nights: Nights, number: int = 0) -> None:

@@ -92,6 +92,40 @@ def test_days_metric_and_run_can_be_chosen(conf: list[str]) -> None:
     assert read_rows(*conf, "--run-id", other)[DAYS[0], "overall"]["value"] == pytest.approx(0.7)
 
 
+def test_differences_from_references_are_shown(conf: list[str], tmp_path: Path) -> None:
+    options = ["window.days=1", "split.vocabulary=grown", "trainer.warm_start=previous", conf[3]]
+    with_section = load("demo", [*options, "reference={}"])
+    name = make_run_id(with_section, DAYS[1])
+    table = f"{tmp_path}/warehouse/metrics"
+    row = {"ds": DAYS[1], "gauc": 0.6, "auc": 0.5, "gauc_low": 0.5, "gauc_high": 0.7, "pcoc": 1.0, "log_loss": 0.3}
+    rows = [{"run_id": name, "domain": d, "attempt": 2, **row} for d in ("overall", "2")]
+    write_deltalake(table, pa.Table.from_pylist(rows), mode="append", schema_mode="merge", partition_by=["run_id"])
+    gap = {"run_id": name, "ds": DAYS[1], "domain": "overall", "reference_attempt": 1, "training_days": 7} | {
+        f"{metric}{end}": value
+        for metric in ("gauc", "auc", "pcoc", "log_loss")
+        for end, value in (("", -0.02), ("_low", -0.03), ("_high", -0.01))
+    }
+    gaps = [
+        gap | {"reference_run_id": f"{name}-reference", "attempt": 2},
+        gap | {"reference_run_id": f"{name}-reference", "attempt": 1, "domain": "2"},  # of a replaced attempt
+        gap | {"reference_run_id": f"another@{DAYS[1]}", "attempt": None, "domain": "2"},
+    ]
+    write_deltalake(f"{tmp_path}/warehouse/differences", pa.Table.from_pylist(gaps), partition_by=["run_id"])
+    arguments = ["--conf", "demo", *(word for option in options for word in ("--set", option))]
+    assert "gap" not in read_rows(*arguments)[DAYS[1], "overall"]
+    found = read_rows(*arguments, "--set", "reference={}")
+    keys = ("gap", "gap_low", "gap_high")
+    assert [found[DAYS[1], "overall"][key] for key in keys] == [-0.02, -0.03, -0.01]
+    assert [found[DAYS[1], "2"][key] for key in keys] == [None] * 3
+    shown = run_metrics(*arguments, "--set", "reference={}")
+    assert "gauc minus that of a model trained from scratch" in shown
+    assert "03-02" in shown.partition("from scratch")[2]
+    assert "-0.0200*" in shown
+    assert "from scratch" not in run_metrics(*arguments)
+    ece = read_rows(*arguments, "--set", "reference={}", "--metric", "ece")[DAYS[1], "overall"]
+    assert ece["gap"] is None
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -16,8 +16,7 @@ from typer.testing import CliRunner
 
 from star_ctr.conf.contracts.catalog import RECORD_FILE, TABLES, Warehouse
 from star_ctr.conf.contracts.dates import list_days
-from star_ctr.conf.contracts.pipeline import STEP_NAMES
-from star_ctr.conf.contracts.run_id import make_refit_run_id, make_run_id
+from star_ctr.conf.contracts.run_id import make_reference_run_id, make_refit_run_id, make_run_id
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.load import load
 from star_ctr.conf.settings.root import Settings
@@ -25,6 +24,7 @@ from star_ctr.jobs.io.delta_rows import read_rows
 from star_ctr.jobs.io.split_commits import find_split
 from star_ctr.jobs.registry.attempts import Attempt, assign_attempt, get_published_attempt, list_attempts
 from star_ctr.jobs.registry.decisions import Decision, Decisions, Outcome, find_serving
+from star_ctr.jobs.tools import vacuum
 from star_ctr.model.training.job import TrainingJob
 from star_ctr.workflows import retention
 from star_ctr.workflows.backfill import explain_why_needed
@@ -36,6 +36,7 @@ from star_ctr.workflows.status import read_staleness
 from star_ctr.workflows.step_states import State
 from tests.model.synthetic import job
 from tests.published import publish
+from tests.steps import EVERY_NIGHT
 
 DAYS = list_days("2026-02-17", "2026-03-02")
 AGES = tuple(
@@ -61,7 +62,7 @@ class Nights:
             self.write("scores", {"run_id": name})
             self.pin(publish(self.settings, name, ds), version, number)
             self.decide(ds)
-            for step in STEP_NAMES[:-1]:
+            for step in EVERY_NIGHT:
                 staleness = Staleness(self.settings, entries, busy=False, decisions=Decisions(self.settings).read_all())
                 at = dt.datetime(2026, 3, 3, tzinfo=dt.UTC)
                 run = staleness.get_run_id(ds, step)
@@ -223,6 +224,26 @@ def test_a_served_refit_and_the_attempt_that_it_was_made_from_are_kept(nights: N
     assert [a.number for a in list_attempts(nights.tables, run)] == [1, 2]
 
 
+def test_references_are_removed_like_runs_and_their_training_days_are_kept(nights: Nights) -> None:
+    night = DAYS[-8]
+    run = make_run_id(nights.settings, night)
+    for ds in (night, DAYS[-2]):
+        name = make_reference_run_id(make_run_id(nights.settings, ds))
+        nights.pin(publish(nights.settings, name, ds), 0, 0)
+        nights.write("scores", {"run_id": name})
+    going_on = ("split.vocabulary=grown", "trainer.warm_start=previous", "retention.splits=1", "retention.scores=3")
+    nights.settings = nights.load(*going_on, "retention.models=4")
+    assert len(vacuum.plan_removals(nights.settings).names("split")) == len(DAYS) - 1 - 1 - 3, "window.days is 3"
+    nights.settings = nights.load(*going_on, "retention.models=4", "reference.window_days=5")
+    nights.clean()
+    assert nights.nights("split") == DAYS[-1 - 1 - 5 :]
+    assert list_attempts(nights.tables, make_reference_run_id(run)) == [], "no night starts from it"
+    kept = make_reference_run_id(make_run_id(nights.settings, DAYS[-2]))
+    kept = kept.replace(kept[10:], make_reference_run_id(run)[10:])
+    assert [a.number for a in list_attempts(nights.tables, kept)] == [1]
+    assert make_reference_run_id(run) not in {row["run_id"] for row in read_rows(nights.tables.table("scores"))}
+
+
 def test_removed_steps_run_again_only_for_later_steps(nights: Nights) -> None:
     nights.clean()
     staleness = read_staleness(nights.settings, busy=False)
@@ -231,8 +252,8 @@ def test_removed_steps_run_again_only_for_later_steps(nights: Nights) -> None:
         "features": State.REMOVED, "split": State.REMOVED, "score": State.REMOVED, "train": State.DONE,
         "evaluate": State.DONE,
     }  # fmt: skip
-    assert [explain_why_needed(staleness, old, step) for step in STEP_NAMES[:-1]] == [None] * 7
-    assert all(staleness.get_state(new, step)[0] is State.DONE for step in STEP_NAMES[:-1])
+    assert [explain_why_needed(staleness, old, step) for step in EVERY_NIGHT] == [None] * 7
+    assert all(staleness.get_state(new, step)[0] is State.DONE for step in EVERY_NIGHT)
     assert find_split(nights.tables.table("split"), old) is None
     assert find_split(nights.tables.table("split"), new) is not None
     other = nights.load(*AGES, "trainer.optimizer.lr=0.5")  # another run of the same night
@@ -325,7 +346,7 @@ def test_a_changed_gate_does_not_rebuild_removed_nights(nights: Nights) -> None:
     nights.clean()
     other = nights.load(*AGES, "gate.gauc_margin=0.5")
     staleness = read_staleness(other, busy=False)
-    assert [explain_why_needed(staleness, DAYS[2], step) for step in STEP_NAMES[:-1]] == [None] * 7
+    assert [explain_why_needed(staleness, DAYS[2], step) for step in EVERY_NIGHT] == [None] * 7
     assert explain_why_needed(staleness, DAYS[-1], "gate") == "stale: inputs changed: settings"
 
 

@@ -25,6 +25,7 @@ from star_ctr.workflows.step_states import State
 from tests import small_logs
 from tests.model.synthetic import LAYOUT
 from tests.published import publish
+from tests.steps import EVERY_NIGHT
 
 NIGHTS = small_logs.DAYS[1:]
 
@@ -72,10 +73,10 @@ def warehouse(tmp_path: Path) -> Warehouse:
 
 
 def all_of(state: State) -> dict[str, str]:
-    return dict.fromkeys(STEP_NAMES[:-1], state.value)
+    return dict.fromkeys(EVERY_NIGHT, state.value)
 
 
-def from_step(first: str, state: State = State.STALE, steps: tuple[str, ...] = STEP_NAMES[:-1]) -> dict[str, str]:
+def from_step(first: str, state: State = State.STALE, steps: tuple[str, ...] = EVERY_NIGHT) -> dict[str, str]:
     number = STEP_NAMES.index(first)
     return {s: (State.DONE if k < number else state).value for k, s in enumerate(steps)}
 
@@ -140,7 +141,7 @@ def test_a_changed_setting_makes_only_steps_stale_that_read_it(warehouse: Wareho
     assert warehouse.states(NIGHTS[0], warehouse.load("trainer.optimizer.lr=0.5")) == from_step("train", State.MISSING)
 
 
-@pytest.mark.parametrize("step", STEP_NAMES)
+@pytest.mark.parametrize("step", [*EVERY_NIGHT, "refit"])
 def test_changed_code_makes_steps_stale_that_import_it(
     tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,7 +149,7 @@ def test_changed_code_makes_steps_stale_that_import_it(
     warehouse.add_nights(NIGHTS[0])
     hash_code = staleness._hash_step_code
     monkeypatch.setattr(staleness, "_hash_step_code", lambda s: "other" if s == step else hash_code(s))
-    assert warehouse.states(NIGHTS[0]) == from_step(step, steps=STEP_NAMES)
+    assert warehouse.states(NIGHTS[0]) == from_step(step, steps=(*EVERY_NIGHT, "refit"))
     assert warehouse.get_staleness().get_state(NIGHTS[0], step) == (State.STALE, "inputs changed: code")
 
 
@@ -157,6 +158,82 @@ def test_a_refit_that_is_configured_later_does_not_affect_other_steps(tmp_path: 
     warehouse.add_nights(NIGHTS[0])
     settings = warehouse.load("gate.publish=refit", "label.open=keep")
     assert warehouse.states(NIGHTS[0], settings) == {**all_of(State.DONE), "refit": "missing"}
+
+
+GOING_ON = ("trainer.warm_start=previous", "split.vocabulary=grown")
+
+
+def test_a_reference_depends_on_the_metrics_of_its_night_but_not_on_the_gate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warehouse = Warehouse(tmp_path, *GOING_ON, "reference.every_nights=2")
+    warehouse.add_nights(*NIGHTS)
+    done = {**all_of(State.DONE), "reference": "done"}
+    gate = warehouse.load(*GOING_ON, "reference.every_nights=2", "gate.gauc_margin=0.5")
+    assert warehouse.states(NIGHTS[1], gate) == {**done, "gate": "stale"}
+    metrics = warehouse.load(*GOING_ON, "reference.every_nights=2", "evaluate.level=0.9")
+    assert warehouse.states(NIGHTS[1], metrics)["reference"] == "stale"
+    # 2026-03-03 is the only night with a reference.
+    longer = warehouse.load(*GOING_ON, "reference={every_nights: 2, window_days: 9}")
+    assert [warehouse.states(ds, longer)["reference"] for ds in NIGHTS] == ["done", "stale", "done"]
+    more = warehouse.load(*GOING_ON, "reference.every_nights=1")
+    # The second night would now be calibrated on the scores of the first one.
+    assert [warehouse.states(ds, more)["reference"] for ds in NIGHTS] == ["stale"] * 3
+    fewer = warehouse.load(*GOING_ON, "reference.every_nights=4")  # 2026-03-03 and every other such night before
+    assert [warehouse.states(ds, fewer)["reference"] for ds in NIGHTS] == ["done"] * 3
+    hash_code = staleness._hash_step_code
+    monkeypatch.setattr(staleness, "_hash_step_code", lambda s: "other" if s == "reference" else hash_code(s))
+    assert warehouse.states(NIGHTS[1]) == {**done, "reference": "stale"}
+
+
+def test_a_reference_is_stale_if_the_reference_that_calibrates_it_has_changed(tmp_path: Path) -> None:
+    warehouse = Warehouse(tmp_path, *GOING_ON, "reference={every_nights: 2}", "trainer.calibration.earlier_nights=1")
+    current = warehouse.get_staleness()
+    # Nights with a reference are an even number of days from 2026-03-03. The one two nights before is used.
+    assert [current._list_calibration(ds, "reference") for ds in NIGHTS] == [
+        ("reference", []), ("reference", ["2026-03-01"]), ("reference", []),
+    ]  # fmt: skip
+    warehouse.settings = warehouse.load(*GOING_ON, "reference={every_nights: 1}")
+    warehouse.add_nights(*NIGHTS)
+    earlier = next(e for e in warehouse.entries if (e.ds, e.step) == (NIGHTS[1], "reference"))
+    earlier.inputs["code"] = "old"
+    assert warehouse.states(NIGHTS[0])["reference"] == "done"
+    why = f"inputs changed: reference of night {NIGHTS[1]}"
+    assert warehouse.get_staleness().get_state(NIGHTS[2], "reference") == (State.STALE, why)
+    assert warehouse.states(NIGHTS[2])["gate"] == "done"
+
+
+def test_a_reference_that_is_configured_later_does_not_affect_earlier_nights(tmp_path: Path) -> None:
+    warehouse = Warehouse(tmp_path, *GOING_ON)
+    warehouse.add_nights(*NIGHTS[:2])
+    current = warehouse.get_staleness(warehouse.load(*GOING_ON, "reference={}"))
+    assert [current.get_state(ds, "reference")[0].value for ds in NIGHTS] == ["missing"] * 3
+    needed = [[explain_why_needed(current, ds, step) for step in STEP_NAMES if step != "refit"] for ds in NIGHTS[:2]]
+    assert needed == [[None] * 8, [None] * 7 + ["missing: has not run yet"]], "only the newest night"
+
+
+def test_a_failed_reference_is_repeated_until_the_next_night_is_evaluated(tmp_path: Path) -> None:
+    warehouse = Warehouse(tmp_path, *GOING_ON, "reference={}")
+    warehouse.add_nights(NIGHTS[0])
+    warehouse.add_entry(NIGHTS[0], "reference", "failed")
+    assert explain_why_needed(warehouse.get_staleness(), NIGHTS[0], "reference") == "failed: broke"
+    for step in ("ingest", "features", "split", "train", "score"):
+        warehouse.add_entry(NIGHTS[1], step)
+    assert explain_why_needed(warehouse.get_staleness(), NIGHTS[0], "reference") == "failed: broke"
+    warehouse.add_entry(NIGHTS[1], "evaluate")
+    assert explain_why_needed(warehouse.get_staleness(), NIGHTS[0], "reference") is None
+    assert warehouse.states(NIGHTS[0])["reference"] == "failed"
+
+
+def test_removed_results_are_not_computed_again_for_a_reference(tmp_path: Path) -> None:
+    warehouse = Warehouse(tmp_path, *GOING_ON, "reference.every_nights=2")
+    warehouse.add_nights(NIGHTS[1])
+    split = next(e for e in warehouse.entries if e.step == "split")
+    warehouse.entries.append(dataclasses.replace(split, state="removed", reason="deleted"))
+    longer = warehouse.load(*GOING_ON, "reference={every_nights: 2, window_days: 9}")
+    current = warehouse.get_staleness(longer)
+    assert current.get_state(NIGHTS[1], "reference")[0] is State.STALE
+    assert [explain_why_needed(current, NIGHTS[1], step) for step in list_steps(longer)] == [None] * 8
 
 
 def test_a_model_is_stale_if_the_model_it_started_from_is_trained_again(tmp_path: Path) -> None:
@@ -248,7 +325,7 @@ def test_a_night_is_stale_if_the_named_run_that_it_started_from_is_trained_again
     assert warehouse.states(NIGHTS[0]) == from_step("train")
     why = "inputs changed: the run that trainer.warm_start names"
     assert warehouse.get_staleness().get_state(NIGHTS[0], "train") == (State.STALE, why)
-    for step in RUN_STEPS[:-1]:
+    for step in (name for name in RUN_STEPS if name in EVERY_NIGHT):
         warehouse.add_entry(NIGHTS[0], step)
     assert warehouse.states(NIGHTS[0]) == all_of(State.DONE)
     run.train(b"22", mean=1.0)

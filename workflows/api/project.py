@@ -263,7 +263,7 @@ class Project:
             wait: Whether to wait for another process that writes to the warehouse, instead of failing.
 
         Returns:
-            `metrics` (a DataFrame), `gate` (the decision) and `refit` (None without a refit).
+            `metrics` (a DataFrame), `gate` (the decision), `refit` and `reference` (None without a refit or reference).
         """
         from star_ctr.workflows import nightly
 

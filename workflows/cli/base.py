@@ -23,7 +23,7 @@ A data set is one YAML file (--conf) that declares its logs, features, label, mo
 
 A night is one pass of the pipeline for day D: it trains a model on the days before D, evaluates it on D, and decides
 whether to serve it. A run is one configuration and seed within a night; its run_id names it. The steps of a night are
-commands, too, in this order: ingest, features, split, train, score, evaluate, gate, refit.
+commands, too, in this order: ingest, features, split, train, score, evaluate, gate, refit, reference.
 
 Try it on simulated logs (the configuration `demo` is part of star-ctr):
 

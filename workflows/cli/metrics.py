@@ -172,10 +172,12 @@ def metrics(
     Each value is followed by its change since the previous day. Green is better, red is worse; for PCOC, closer to 1 is
     better. A * marks days whose confidence interval does not contain the value of the previous day.
 
+    With the section `reference`, a second table shows the differences from models that were trained from scratch.
+
     A ~ marks provisional values: some labels of the day are still open, because clicks may still arrive. A later night
     computes the final values, which are then shown instead. With --json, `provisional` keeps the value of the night.
 
-    Reads the tables `metrics`, `final_metrics` and `outcome_metrics` without Spark, in about a second.
+    Reads tables without Spark, in about a second.
 
     For example:
 
@@ -183,8 +185,9 @@ def metrics(
     """
     from star_ctr.conf.load import load
     from star_ctr.jobs.tools import metrics_by_day
+    from star_ctr.workflows.gaps_table import make_gaps_table
     from star_ctr.workflows.terminal import make_days_table
 
     first, last = (day.date().isoformat() if day else None for day in (since, until))
     rows = metrics_by_day.run(load(conf, set or []), metric, first, last, run_id, outcome)
-    print_result(rows, json, lambda: make_days_table(rows, metric))
+    print_result(rows, json, lambda: Group(make_days_table(rows, metric), *make_gaps_table(rows, metric)))

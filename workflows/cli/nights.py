@@ -46,8 +46,8 @@ def _suggest_backfill(conf: str, overrides: list[str] | None, first: str | None,
 def nightly(conf: Conf, set: Set = None, ds: Day = None, json: Json = None, wait: Wait = False) -> None:
     """Run all steps of a night.
 
-    Runs ingest, features, split, train, score, evaluate, gate and, if gate.publish is `refit`, refit. Prints the
-    metrics per domain and the decision of the gate.
+    Runs ingest, features, split, train, score, evaluate, gate and, if the settings enable them, refit or reference.
+    Prints the metrics per domain and the decision of the gate.
 
     You can run a night again: each step replaces what it wrote before, and `ingest` and `features` skip the days that
     are up to date. To run only steps that are missing, failed or stale, use `star-ctr backfill`.
@@ -69,6 +69,8 @@ def nightly(conf: Conf, set: Set = None, ds: Day = None, json: Json = None, wait
     rows, gate = result["metrics"], result["gate"]
     print_result(rows, json, lambda: make_metrics_table(rows))
     stderr.print(f"gate: {gate['outcome']}: {gate['reason']}", highlight=False)
+    if reference := result["reference"]:
+        stderr.print(f"reference: {reference['outcome']}: {reference['reason']}", highlight=False)
     folder = get_published_attempt(Warehouse(settings.paths), gate["run_id"], gate["attempt"]).folder
     stderr.print(f"Finished in {time.monotonic() - start:.0f} s\nModel: {folder}", highlight=False)
     stderr.print(f"To see the report: {_format_report_command(conf, set, gate['run_id'][:10])}", highlight=False)
@@ -85,8 +87,8 @@ def backfill(
     settings, the code that it imports, and the data that it reads. Without --from and --to, it catches up on all nights
     from the oldest one that was ever run to the newest day of the logs.
 
-    It stops at the first step that fails. If it fails or is killed, run the same command again: it continues there.
-    `star-ctr status` shows which steps are not done, and why. docs/nights.md has the details.
+    It stops at the first step that fails, except for `reference`. If it fails or is killed, run the same command again:
+    it continues there. `star-ctr status` shows which steps are not done, and why. docs/nights.md has the details.
 
     For example:
 

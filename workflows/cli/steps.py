@@ -274,3 +274,26 @@ def refit(conf: Conf, set: Set = None, ds: Day = None, json: Json = None, wait: 
         print_values({"outcome": "nothing to refit", "reason": reason}, json)
         return
     _run_and_print("refit", conf, set, ds, json, wait)
+
+
+@app.command()
+def reference(conf: Conf, set: Set = None, ds: Day = None, json: Json = None, wait: Wait = False) -> None:
+    """Step 9: compare the model with one trained from scratch.
+
+    Trains a model from scratch on the last days (reference.window_days), and writes the differences of the night's
+    model to the table `differences`. The other model is never served. The command does nothing on nights that the
+    section `reference` does not select. docs/nights.md has the details.
+
+    For example:
+
+        star-ctr reference --conf mine.yaml --ds 2026-03-02
+    """
+    from star_ctr.conf.load import load
+    from star_ctr.jobs.reference import explain_no_reference
+
+    # As for `refit`: schedulers call this command every night.
+    if reason := explain_no_reference(load(conf, set or []), ds):
+        print_values({"outcome": "nothing to compare", "reason": reason}, json)
+        return
+    result = _run_step("reference", conf, set, ds, wait)
+    print_values(result, json, {key: result[key] for key in ("run_id", "outcome", "reason")})

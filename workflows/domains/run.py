@@ -126,7 +126,7 @@ def run(
     store = WarehouseTables(settings, spark)
     nights = sorted({check_day(night) for night in nights}) or [find_newest_day(settings, spark)]
     _, pins = prepare_nights(settings, spark, nights)  # the trials load the recipe with their settings
-    common = [*EXPERIMENT_OVERRIDES, "trainer.warm_start=null"]
+    common = [*EXPERIMENT_OVERRIDES, "trainer.warm_start=null", "reference=null"]
 
     def make_trial(name: str, selection: Sequence[str], night: str, seed: int) -> Trial:
         trial_settings = load(conf, [*overrides, *common, *selection, f"trainer.seed={seed}"])

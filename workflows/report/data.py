@@ -10,12 +10,19 @@ from typing import Any
 from star_ctr.conf.contracts.catalog import SHARED_RUN_ID, Warehouse
 from star_ctr.conf.contracts.dates import check_day
 from star_ctr.conf.contracts.domains import OVERALL
-from star_ctr.conf.contracts.run_id import format_variant, hash_config, make_run_id, strip_refit_suffix
+from star_ctr.conf.contracts.run_id import (
+    format_variant,
+    hash_config,
+    is_reference,
+    make_run_id,
+    strip_refit_suffix,
+)
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.io.delta_rows import read_rows
 from star_ctr.jobs.quality.jump_list import JumpList, read_jumps
 from star_ctr.jobs.registry.decisions import Decision, Decisions, Outcome, find_serving
+from star_ctr.jobs.registry.reference_gaps import read_gaps
 from star_ctr.workflows import status
 from star_ctr.workflows.lease import is_held
 
@@ -49,6 +56,8 @@ class ReportData:
         step_states: Rows of `status.run`: the states of the steps of the newest nights.
         importance: Rows of `importance` of this run: what its metrics lose without a feature.
         jumps: The measures of the data of this night that deviate from earlier days.
+        gaps: Rows of `differences`: the models of this night and of earlier ones minus their references, over all
+            domains. Contains at most `NIGHTS` nights, oldest first.
     """
 
     settings: Settings
@@ -67,6 +76,7 @@ class ReportData:
     step_states: Sequence[Row] = field(default_factory=list)
     importance: Sequence[Row] = field(default_factory=list)
     jumps: JumpList = field(default_factory=lambda: JumpList([], 0, 0))
+    gaps: Sequence[Row] = field(default_factory=list)
 
     @property
     def metrics(self) -> dict[str, Row]:
@@ -125,7 +135,7 @@ def collect(settings: Settings, ds: str | None = None) -> ReportData:
     differences = [
         r
         for r in tables.read_run("differences", run_id)
-        if not reference or _strip_day(r["reference_run_id"]) == reference
+        if not is_reference(r["reference_run_id"]) and (not reference or _strip_day(r["reference_run_id"]) == reference)
     ]
     scored_reference = differences[-1]["reference_run_id"] if differences else f"{reference}@{ds}"
     shown = dict(sorted(nights.items())[-NIGHTS:])
@@ -153,7 +163,16 @@ def collect(settings: Settings, ds: str | None = None) -> ReportData:
         record_before=tables.read_record(runs[earlier]) if earlier else {},
         step_states=states,
         jumps=read_jumps(settings, ds),
+        gaps=_read_gaps(settings, nights),
     )
+
+
+def _read_gaps(settings: Settings, nights: Mapping[str, dict[str, Row]]) -> Sequence[Row]:
+    """Read the overall gaps of the newest nights that have a reference."""
+    if settings.reference is None:
+        return []
+    attempts = {row["run_id"]: row.get("attempt") for rows in nights.values() for row in rows.values()}
+    return [gap for gap in read_gaps(settings, attempts) if gap["domain"] == OVERALL][-NIGHTS:]
 
 
 def _list_attempts(metrics: Mapping[str, Row]) -> set[int | None]:

@@ -9,6 +9,7 @@ from html import escape
 from star_ctr.conf.contracts.domains import OVERALL
 from star_ctr.conf.contracts.run_id import make_refit_run_id, strip_refit_suffix
 from star_ctr.jobs.registry.decisions import Decision, Outcome
+from star_ctr.jobs.registry.reference_gaps import describe_days, is_worse
 from star_ctr.workflows.report.data import ReportData, Row
 from star_ctr.workflows.report.formatting import format_change, format_interval, format_number, format_short_day
 
@@ -88,10 +89,10 @@ def _render_history(earlier: Sequence[Decision]) -> str:
 def _render_alarms(data: ReportData) -> str:
     """Return a list of alarms; empty if there are none.
 
-    These are failed, running and stale steps of this night, failed and running steps of later nights, and days of the
-    logs whose night has not run yet.
+    These are a model that is worse than its reference, failed, running and stale steps of this night, failed and
+    running steps of later nights, and days of the logs whose night has not run yet.
     """
-    alarms = []
+    alarms = [_describe_gap(gap) for gap in data.gaps[-1:] if is_worse(gap, data.settings.gate.gauc_margin)]
     for row in data.step_states:
         is_later = row["ds"] > data.ds
         if row["ds"] < data.ds or row["state"] in ("done", "removed") or (row["state"] == "missing" and not is_later):
@@ -102,6 +103,15 @@ def _render_alarms(data: ReportData) -> str:
         elif row["state"] != "stale" or not is_later:
             alarms.append(f"{row['step'].capitalize()} of {row['ds']} {_STATES[row['state']]}: {row['reason']}")
     return f'<ul class="alarms">{"".join(f"<li>{escape(a)}</li>" for a in alarms)}</ul>' if alarms else ""
+
+
+def _describe_gap(gap: Row) -> str:
+    """Return the alarm that a model is worse than its reference."""
+    interval = f"{-gap['gauc_high']:.4f} to {-gap['gauc_low']:.4f}"
+    return (
+        f"On {gap['ds']}, GAUC of the model that continues from earlier nights was {-gap['gauc']:.4f} ({interval}) "
+        f"below that of {describe_days(gap)}. Consider a larger window.days, or training from scratch."
+    )
 
 
 def _render_tiles(data: ReportData) -> str:

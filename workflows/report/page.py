@@ -31,6 +31,7 @@ def render(data: ReportData, command: str) -> str:
         quality.render_by_night(data, "GAUC", "gauc"),
         quality.render_by_night(data, "PCOC", "pcoc"),
         quality.render_against_serving(data),
+        quality.render_gaps(data),
         quality.render_calibration(data),
         quality.render_reliability(data),
         quality.render_importance(data),

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from html import escape
 
 from star_ctr.conf.contracts.domains import OVERALL
+from star_ctr.jobs.registry.reference_gaps import describe_gap
 from star_ctr.workflows.report.charts import (
     Circle,
     Difference,
@@ -155,6 +156,28 @@ def render_by_night(data: ReportData, title: str, metric: str) -> str:
         f"{title} by night", [line], [(at[k], format_short_day(days[k])) for k in shown], 3 if mark else 4, mark
     )
     return render_section(f"{title} by night", plot)
+
+
+def render_gaps(data: ReportData) -> str:
+    """Return the section with a chart of the GAUC gap from references by night; empty if no night has a reference."""
+    gaps = [gap for gap in data.gaps if not is_missing(gap["gauc"])]
+    if not gaps:
+        return ""
+    at = [float(dt.date.fromisoformat(gap["ds"]).toordinal()) for gap in gaps]
+    shown = sorted({0, len(gaps) - 1})
+    band = ([gap[f"gauc_{end}"] for gap in gaps] for end in ("low", "high"))
+    plot = draw_lines(
+        "GAUC minus that of a model trained from scratch, by night",
+        [Line(at, [gap["gauc"] for gap in gaps], "main", *band)],
+        [(at[k], format_short_day(gaps[k]["ds"])) for k in shown],
+        mark=0.0,
+    )
+    note = (
+        "GAUC of models that continue from earlier nights, minus GAUC of models trained from scratch on more days "
+        f"(section <code>reference</code>), on the same rows. {format_short_day(gaps[-1]['ds'])}: "
+        f"{escape(describe_gap(gaps[-1]))}."
+    )
+    return render_section("Compared with training from scratch", f'{plot}<p class="note">{note}</p>')
 
 
 def render_importance(data: ReportData) -> str:

@@ -75,9 +75,10 @@ def prepare(
 def pin_nights(settings: Settings, spark: SparkSession, nights: Nights) -> Prepared:
     """Write the splits of some nights, and pin them; raises `UserError` if training starts from an earlier run."""
     if settings.trainer.warm_start is not None:
+        more = " --set reference=null" if settings.reference is not None else ""
         raise UserError(
             "trainer.warm_start: tune compares models that are trained from scratch; run it with "
-            "--set trainer.warm_start=null"
+            f"--set trainer.warm_start=null{more}"
         )
     settings, pins = prepare_nights(settings, spark, sorted({*nights.search, nights.unseen}))
     return Prepared(settings, nights, pins)

@@ -8,16 +8,29 @@ import json
 import pytest
 
 from star_ctr.conf.contracts.catalog import TABLES
-from star_ctr.conf.contracts.pipeline import RUN_STEPS, STEP_NAMES, STEPS, find_writer, list_steps
+from star_ctr.conf.contracts.pipeline import (
+    RUN_STEPS,
+    STEP_NAMES,
+    STEPS,
+    find_required_step,
+    find_writer,
+    list_steps,
+)
 from star_ctr.conf.load import load
 from tests.conftest import ROOT
+from tests.steps import EVERY_NIGHT
 
 
 def test_the_steps_of_a_night() -> None:
-    assert STEP_NAMES == ("ingest", "features", "split", "train", "score", "evaluate", "gate", "refit")
-    assert RUN_STEPS == ("train", "score", "evaluate", "gate", "refit")
-    assert list_steps(load("demo")) == STEP_NAMES[:-1]
-    assert list_steps(load("demo", ["gate.publish=refit", "label.open=keep"])) == STEP_NAMES
+    assert (
+        list_steps(load("demo")) == EVERY_NIGHT == ("ingest", "features", "split", "train", "score", "evaluate", "gate")
+    )
+    assert (*EVERY_NIGHT, "refit", "reference") == STEP_NAMES
+    assert RUN_STEPS == ("train", "score", "evaluate", "gate", "refit", "reference")
+    assert list_steps(load("demo", ["gate.publish=refit", "label.open=keep"])) == (*EVERY_NIGHT, "refit")
+    going_on = ["trainer.warm_start=previous", "split.vocabulary=grown"]
+    assert list_steps(load("demo", [*going_on, "reference={}"])) == (*EVERY_NIGHT, "reference")
+    assert [find_required_step(name) for name in STEP_NAMES] == [None, *STEP_NAMES[:-2], "evaluate"]
 
 
 @pytest.mark.parametrize("name", STEP_NAMES)

@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import log_loss
 
+from star_ctr.features.evaluation.click_sums import ClickSums, compute_pcoc
 from star_ctr.features.evaluation.loss_sums import LossSums, compute_log_loss, compute_row_losses
 from star_ctr.features.evaluation.paired_differences import compute_mean_difference
 from star_ctr.features.evaluation.poisson_bootstrap import draw_weights
@@ -94,3 +95,20 @@ def test_a_difference_of_zero_is_rarely_significant(
     assert rejected / worlds < limit
     if between_seeds > between_users:
         assert by_users_alone / worlds > 0.5
+
+
+@pytest.mark.parametrize("block", [1, 7, 500])
+def test_weighted_pcoc_matches_a_loop_for_any_block_size(block: int) -> None:
+    rng = np.random.default_rng(block)
+    score, label, user = rng.random(500), rng.random(500) < 0.3, rng.integers(0, 40, 500)
+    score[:2], label[:2] = 0, (False, True)  # a score of 0 keeps its label
+    weight = draw_weights(rng.integers(-(2**63), 2**63 - 1, 40)[user], 8, seed=0)
+    sums = ClickSums(9)
+    for start in range(0, 500, block):
+        part = slice(start, start + block)
+        sums.add(np.where(label[part], score[part], -score[part]), weight[:, part])
+    for column, found in enumerate(compute_pcoc(sums.predicted, sums.clicks)):
+        drawn = weight[column].tolist()
+        predicted = sum(w * p for w, p in zip(drawn, score.tolist(), strict=True))
+        assert found == pytest.approx(predicted / sum(w for w, y in zip(drawn, label, strict=True) if y), abs=1e-8)
+    assert np.isnan(compute_pcoc(*(np.zeros(2, np.int64) for _ in range(2)))).all()

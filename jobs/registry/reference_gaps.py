@@ -1,0 +1,64 @@
+"""The gaps between nights and their references: metrics of a night's run minus those of its reference.
+
+They are rows of the table `differences`. This module reads them without Spark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from star_ctr.conf.contracts.catalog import Warehouse
+from star_ctr.conf.contracts.run_id import make_reference_run_id
+from star_ctr.conf.settings.root import Settings
+from star_ctr.jobs.io.delta_rows import make_any_condition, read_rows
+
+ATTEMPT, REFERENCE_ATTEMPT, TRAINING_DAYS = "attempt", "reference_attempt", "training_days"
+"""Columns of the comparison with a reference: both attempts, and the number of training days of the reference."""
+Row = Mapping[str, Any]
+
+
+def read_gaps(settings: Settings, attempts: Mapping[str, int | None]) -> list[dict[str, Any]]:
+    """Read the gaps of runs.
+
+    Args:
+        settings: The settings, with the warehouse.
+        attempts: The evaluated attempt of each run, by run id. Gaps of other attempts are left out.
+
+    Returns:
+        Rows of `differences`, one per run and domain, in the order of nights. Runs without a reference have none.
+    """
+    table = Warehouse(settings.paths).table("differences")
+    rows = read_rows(table, make_any_condition("run_id", sorted(attempts))) if attempts else []
+    found = [
+        row
+        for row in rows
+        if row["reference_run_id"] == make_reference_run_id(row["run_id"]) and row[ATTEMPT] == attempts[row["run_id"]]
+    ]
+    return sorted(found, key=lambda row: row["ds"])
+
+
+def describe_days(gap: Row) -> str:
+    """Describe the reference of a gap."""
+    days = gap[TRAINING_DAYS]
+    return f"a model trained from scratch on {days} {'day' if days == 1 else 'days'}"
+
+
+def describe_gap(gap: Row) -> str:
+    """Describe a gap in one line: the differences in all metrics, and the interval of GAUC."""
+    values = {"GAUC": "gauc", "AUC": "auc", "PCOC": "pcoc", "log loss": "log_loss"}
+    parts = [
+        f"{name} {gap[key]:+.4f}{_format_interval(gap, key)}" for name, key in values.items() if gap[key] is not None
+    ]
+    return f"{', '.join(parts)} compared with {describe_days(gap)}"
+
+
+def _format_interval(gap: Row, key: str) -> str:
+    low, high = gap[f"{key}_low"], gap[f"{key}_high"]
+    return f" ({low:+.4f} to {high:+.4f})" if key == "gauc" and low is not None and high is not None else ""
+
+
+def is_worse(gap: Row, margin: float) -> bool:
+    """Return whether GAUC is below that of the reference by more than a margin, and its interval does not contain 0."""
+    gauc, high = gap["gauc"], gap["gauc_high"]
+    return gauc is not None and high is not None and high < 0 and gauc < -margin
