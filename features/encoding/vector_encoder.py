@@ -29,6 +29,8 @@ def read_vectors(column: pa.ChunkedArray | pa.Array, length: int) -> tuple[Singl
     """
     lists = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     missing = np.asarray(pc.is_null(lists))
+    sizes = pc.min_max(pc.list_value_length(lists)).as_py()
+    assert {sizes["min"], sizes["max"]} <= {None, length}, f"vectors of {length} elements, but some have other lengths"
     values = pc.cast(pc.list_flatten(lists), pa.float32())
     numbers: Singles = values.to_numpy(zero_copy_only=values.null_count == 0)
     return numbers.reshape(len(missing) - int(missing.sum()), length), missing
