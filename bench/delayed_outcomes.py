@@ -1,7 +1,7 @@
-"""Benchmark: what delayed events do to the predictions of a further outcome (`label.also`).
+"""Benchmark: how delayed events bias the predictions of a further outcome (`label.also`).
 
-Generates impressions whose orders follow after 18 hours on average, within an attribution window of 72 hours. Trains one
-night twice, with the outcome from
+Generates impressions with orders 18 hours later on average, and an attribution window of 72 hours. Trains one night
+twice, with the outcome from
 
 - events: a row trains the head only once its window has closed;
 - a column that says whether there was an order so far: open windows count as negatives.
@@ -39,7 +39,11 @@ OUTCOMES = {
 
 
 def prepare(folder: Path, rows: int) -> pd.Series:
-    """Write the logs of `open_labels`, whose clicks are orders here; returns the orders of the night by impression."""
+    """Write the logs of `open_labels` with orders in place of clicks.
+
+    Returns:
+        Whether each impression of the night is followed by an order within the window, by id of the impression.
+    """
     generate(folder, rows)
     (folder / "clicks").rename(folder / "orders")
     orders = {day: pd.read_parquet(folder / "orders" / f"{day}.parquet") for day in DAYS}
@@ -58,7 +62,7 @@ def prepare(folder: Path, rows: int) -> pd.Series:
 
 
 def measure_pcoc(folder: Path, name: str, ordered: pd.Series) -> float:
-    """Run the night with one form of the outcome, and return the PCOC of the outcome on all orders of the night."""
+    """Run the night with one definition of the outcome, and return its PCOC, counting all orders of the night."""
     logs = describe_logs()
     events = {"path": "orders/{ds}.parquet", "format": "parquet", "impression": "view", "event": "what", "time": TIME}
     conf = {

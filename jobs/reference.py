@@ -1,13 +1,13 @@
 """Reference: train a model from scratch, and compare the model of a night with it.
 
 With `trainer.warm_start`, a night continues from an earlier model with few training days. Over many nights, such models
-can become worse than a model that is trained from scratch on more days. On the nights that the section `reference`
-selects, this step trains such a model, the reference:
+can become worse than a model trained from scratch on more days. On the nights that the section `reference` selects,
+this step trains such a model, the reference:
 
 1. It has the settings and the seed of the night's run. It is calibrated on the scores of earlier references.
-2. It is trained on the rows that the nights of the last `reference.window_days` days have encoded for training.
-3. It is scored and evaluated on the test rows of the night. The differences of the night's run are written to
-   `differences`, with intervals.
+2. It is trained on the rows that earlier nights have encoded for the last `reference.window_days` days.
+3. It is scored and evaluated on the test rows of the night. The metrics of the night's run minus those of the reference
+   are written to `differences`, with intervals.
 
 A reference is a separate run, `RUN-reference`. It is never served, and no night continues from it.
 
@@ -21,7 +21,7 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from star_ctr.conf.contracts.dates import check_day, list_days_before, list_earlier_references
+from star_ctr.conf.contracts.dates import check_day, list_days_before, list_reference_calibration_nights
 from star_ctr.conf.contracts.domains import OVERALL
 from star_ctr.conf.contracts.fingerprint import hash_code
 from star_ctr.conf.contracts.run_id import format_variant, make_reference_run_id, make_run_id
@@ -46,7 +46,7 @@ from star_ctr.model.training.score_maps import ScoreMaps
 def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[str, Any]:
     """Train the reference of night `ds` if it is due, and compare the night's run with it.
 
-    A reference that was killed resumes, and a finished one is reused, if its inputs have not changed.
+    If its inputs have not changed, a reference that was killed resumes, and a finished one is reused.
 
     Args:
         settings: The settings of the data set.
@@ -65,15 +65,16 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     store = WarehouseTables(settings, spark)
     ds = check_day(ds) if ds else store.get_newest_day("scores")
     name = make_run_id(settings, ds)
-    if reason := explain_no_reference(settings, ds):
+    if reason := explain_why_skipped(settings, ds):
         return {"run_id": name, "outcome": "nothing to compare", "reason": reason}
     night = get_published_attempt(store.warehouse, name, find_scored_attempt(store, name, ds))
     job = read_job(check_files(night))
     if job.start is None:
         reason = "the night's model was trained from scratch, because there was no earlier model"
         return {"run_id": name, "outcome": "nothing to compare", "reason": reason}
-    days = choose_days(settings, job)
-    earlier = {make_reference_run_id(make_run_id(settings, n)): n for n in list_earlier_references(settings, ds)}
+    days = choose_training_days(settings, job)
+    nights = list_reference_calibration_nights(settings, ds)
+    earlier = {make_reference_run_id(make_run_id(settings, n)): n for n in nights}
     maps = fit_score_maps(settings, store, ds, earlier=earlier)
     reference = assign_attempt(store.warehouse, make_reference_job(settings, job, days, maps))
     record = train_job(settings, store, reference)
@@ -90,7 +91,7 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     }  # fmt: skip
 
 
-def explain_no_reference(settings: Settings, ds: str | None = None) -> str:
+def explain_why_skipped(settings: Settings, ds: str | None = None) -> str:
     """Return the reason why a night, or every night, has no reference; empty if it has one.
 
     Args:
@@ -101,13 +102,13 @@ def explain_no_reference(settings: Settings, ds: str | None = None) -> str:
         DataError: `ds` is not a date.
     """
     if settings.reference is None:
-        return "the section reference is not set"
+        return "the section `reference` is not set"
     if ds is None or settings.reference.is_due(check_day(ds)):
         return ""
-    return f"{ds} is not a night with a reference (reference.every_nights: {settings.reference.every_nights})"
+    return f"no reference is due on {ds} (reference.every_nights: {settings.reference.every_nights})"
 
 
-def choose_days(settings: Settings, job: TrainingJob) -> list[str]:
+def choose_training_days(settings: Settings, job: TrainingJob) -> list[str]:
     """Return the training days of the reference of a night, oldest first.
 
     These are the training days of the night, and the days before them that the split stores with the same ids.

@@ -134,7 +134,7 @@ def score_rows(rows: DataFrame, attempt: Attempt) -> DataFrame:
 
 
 def make_map_column(names: Sequence[str], values: npt.NDArray[np.float32]) -> pa.MapArray:
-    """Return a map column from names to values.
+    """Return a map column, whose rows map names to values.
 
     Args:
         names: (K,) the keys.
@@ -147,7 +147,7 @@ def make_map_column(names: Sequence[str], values: npt.NDArray[np.float32]) -> pa
 
 
 def compare_with_trainer(scores: DataFrame, record: dict[str, Any]) -> float:
-    """Return the largest absolute difference between the scorer's and the trainer's scores, of all outputs.
+    """Return the largest absolute difference between the scorer's and the trainer's scores, over all outputs.
 
     Args:
         scores: Rows of `scores`.

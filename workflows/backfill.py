@@ -6,8 +6,8 @@ For each night, oldest first, and for each step of the night:
 2. If the step is done and its inputs have not changed, keep its results. Otherwise, run it.
 
 The comparison is repeated before each step, because running one step can make later steps and nights stale. If a
-backfill fails or is killed, run it again: it continues with the first step that is not done. A step that no other step
-needs (`may_fail`) does not stop a backfill.
+backfill fails or is killed, run it again: it continues with the first step that is not done. A failure of a step
+that no other step needs (`may_fail`) does not stop a backfill.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def explain_why_needed(staleness: Staleness, ds: str, name: str) -> str | None:
     """Return why a backfill must run a step.
 
     A step whose results were removed runs again only if a later step of the same night needs them. A step that no other
-    step needs is started, or repeated after a failure, only for the newest night.
+    step needs is started, or retried after a failure, only for the newest night.
 
     Args:
         staleness: The states of all steps.

@@ -1,4 +1,4 @@
-"""Table of the differences between nights and their references, for the terminal."""
+"""Table of the gaps between nights and their references, for the terminal."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from star_ctr.workflows.terminal import make_narrow
 
 
 def make_gaps_table(rows: Sequence[Mapping[str, Any]], metric: str) -> list[Text | Table]:
-    """Return a table of differences by domain and night, with its title; empty if no night has a reference.
+    """Return a table of gaps by domain and night, with its title; empty if no night has a reference.
 
-    A `*` marks differences whose interval does not contain 0.
+    A `*` marks gaps whose interval does not contain 0.
 
     Args:
         rows: Rows of `metrics_by_day.run`.

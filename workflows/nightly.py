@@ -1,4 +1,4 @@
-"""Nightly run: run the steps ingest, features, split, train, score, evaluate, gate (and refit or reference) in order.
+"""Nightly run: run the steps ingest, features, split, train, score, evaluate and gate, then any refit or reference.
 
 The night of day D trains the model on the days of the window before D, and evaluates it on D. D is the newest complete
 day of the logs by default. Each step replaces what it wrote before, so a night that was killed can simply be run
@@ -59,8 +59,8 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
         ds: The night. By default, the newest complete day of the logs.
 
     Returns:
-        The results of four steps: `metrics` (rows per domain), `gate` (the decision), and `refit` and `reference` (None
-        if the settings do not enable the step, or if it failed and the night does not need it).
+        The results of four steps: `metrics` (rows per domain), `gate` (the decision), `refit` (None if the settings do
+        not enable it) and `reference` (None if the settings do not enable it, or if it failed).
 
     Raises:
         DataError: The impression log has no file of day `ds`.
@@ -75,7 +75,7 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
 def try_step(
     settings: Settings, spark: SparkSession, name: str, ds: str, reason: str, staleness: Staleness | None = None
 ) -> Any:
-    """Run a step like `run_step`, but only log a warning if a step fails that no other step needs.
+    """Run a step like `run_step`; if a step fails that no other step needs, only log a warning.
 
     Returns:
         The result of the step's function; None if the step failed.

@@ -24,7 +24,7 @@ from star_ctr.conf.contracts.dates import (
     UNDATED,
     list_calibration_nights,
     list_days_before,
-    list_earlier_references,
+    list_reference_calibration_nights,
     list_window_days,
 )
 from star_ctr.conf.contracts.fingerprint import hash_code, hash_json
@@ -213,7 +213,7 @@ class Staleness:
             return "score", list_calibration_nights(self.settings, ds)
         reference = self.settings.reference
         is_due = step == "reference" and reference is not None and reference.is_due(ds)
-        return "reference", list_earlier_references(self.settings, ds) if is_due else []
+        return "reference", list_reference_calibration_nights(self.settings, ds) if is_due else []
 
     def _hash_named_start(self, ds: str, step: str) -> str:
         """Hash what a step reads from the run that `trainer.warm_start` names.
@@ -245,7 +245,7 @@ class Staleness:
                 return hash_json(self.settings.gate.model_dump(mode="json", exclude={"publish"}))
         parts: list[Any] = [hash_config(self.settings), self.settings.trainer.seed]
         if step == "reference":
-            # Another interval makes only those nights stale that now have, or no longer have, a reference.
+            # A change of `every_nights` makes only the nights stale that gain or lose a reference.
             reference = self.settings.reference
             parts.append(reference.window_days if reference and reference.is_due(ds) else None)
         return hash_json([*parts, self.settings.evaluate.model_dump(mode="json")] if step == "evaluate" else parts)

@@ -30,15 +30,15 @@ _INPUT_TEXTS: Mapping[str, str] = {
     "contents": "ingested tables",
     "warm_start": "the run that trainer.warm_start names",
 }
-"""Texts for keys that are not clear by themselves."""
+"""Texts for inputs whose key does not describe them."""
 
 
 def describe_input(key: str, empty_folder: str | None = None) -> str:
-    """Return the text of a message for an input of a step.
+    """Describe an input of a step for a message.
 
     Args:
         key: The key of the input in an input fingerprint.
-        empty_folder: For the files of a log, the folder that should contain them, if it has none.
+        empty_folder: The folder that should contain the files of the log, if it contains none.
 
     Returns:
         The text, for example `log files of logs.clicks`.

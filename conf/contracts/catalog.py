@@ -94,7 +94,7 @@ TABLES = {
             "metrics of further outcomes, computed once their windows have closed",
             ("run_id", "outcome"),
         ),
-        Table("differences", "AUC and GAUC of a run minus those of another run on the same rows", ("run_id",)),
+        Table("differences", "metrics of a run minus those of another run on the same rows", ("run_id",)),
         Table("importance", "what AUC, GAUC and log loss of a run lose without a feature", ("run_id",)),
         Table("runs", "one record per training attempt: settings, table versions, code, seed", ("run_id",)),
         Table("days", "what was computed for each day of the logs, and from what", ("part",)),

@@ -66,7 +66,7 @@ def name_behaviour_column(sequence: str) -> str:
 
 
 def name_outcome_label(outcome: str) -> str:
-    """Return the name of the column of `labels` with a further outcome (`label.also`)."""
+    """Return the name of the column of `labels` that contains a further outcome (`label.also`)."""
     return f"outcome_{outcome}"
 
 

@@ -67,10 +67,10 @@ def list_calibration_nights(
     return list_days_before(end.isoformat(), calibration.earlier_nights if number is None else number)
 
 
-def list_earlier_references(settings: Settings, ds: str) -> list[str]:
+def list_reference_calibration_nights(settings: Settings, ds: str) -> list[str]:
     """Return the nights whose references calibrate the reference of a night, oldest first.
 
-    If references are less frequent than `trainer.calibration.earlier_nights`, the newest one is used.
+    If none of the last `trainer.calibration.earlier_nights` nights has a reference, the newest earlier one is used.
 
     Args:
         settings: The settings of the data set, with `reference`.

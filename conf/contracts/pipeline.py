@@ -24,8 +24,8 @@ class Step:
         writes: The tables that the step writes.
         hours: The time limit of the step in the DAG.
         after: The step whose results it needs; by default the step before it in the list.
-        is_optional: Whether settings enable the step. Other steps are part of every night.
-        may_fail: Whether the night and later nights continue if the step fails, because no other step needs it.
+        is_optional: Whether the step is part of a night only if settings enable it.
+        may_fail: Whether the night and later nights continue if the step fails; set if no other step needs it.
     """
 
     name: str

@@ -37,7 +37,7 @@ _NOT_AFFECTING_MODEL: Any = {
 
 _WEIGHTS: Any = {"also": {"__all__": {"weight"}}}
 _NOT_AFFECTING_INGEST: Any = {"label": {"open": True, **_WEIGHTS}}
-"""The label settings that only affect how rows are trained on, in the form of pydantic's `exclude`."""
+"""The label settings that only affect training, in the form of pydantic's `exclude`."""
 _NOT_AFFECTING_LABEL: Any = {"label": {"open", "also"}}
 """The settings below `label` that do not affect the label itself, in the form of pydantic's `exclude`."""
 
@@ -62,7 +62,7 @@ def hash_ingest_settings(settings: Settings) -> str:
 
 def hash_log_settings(settings: Settings, name: str) -> str:
     """Hash the settings that affect the rows of a log on a day."""
-    # Further outcomes are checked in the rows of impressions only.
+    # Only rows of impressions contain further outcomes.
     exclude = _NOT_AFFECTING_INGEST if name == "impressions" else _NOT_AFFECTING_LABEL
     parts = settings.model_dump(mode="json", include={"zone", "label", "domains"}, exclude=exclude)
     parts["log"] = settings.logs.get_declared()[name].model_dump(mode="json")
@@ -174,7 +174,7 @@ _REFERENCE = "-reference"
 
 
 def make_reference_run_id(run_id: str) -> str:
-    """Return the id of the reference of a run: the same settings, trained from scratch on more days."""
+    """Return the id of the reference of a run, which has the same settings and is trained from scratch."""
     return f"{run_id}{_REFERENCE}"
 
 

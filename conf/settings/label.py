@@ -1,4 +1,4 @@
-"""Settings of the label: a column of the impression log, or clicks of a separate log; and of further outcomes."""
+"""Settings of the label (a column of the impression log, or clicks of a separate log) and of further outcomes."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class LabelledColumn(SettingsModel):
     """
 
     column: NonEmptyText | None = Field(None, description="column of the impression log")
-    positive: LabelValues = Field(["1", "true"], description="values that mean yes; default: 1 and true")
+    positive: LabelValues = Field(["1", "true"], description="values that count as positive; default: 1 and true")
     negative: LabelValues = Field(
-        ["0", "false"], description="values that mean no, such as [0, -1, '']; default: 0 and false"
+        ["0", "false"], description="values that count as negative, such as [0, -1, '']; default: 0 and false"
     )
 
     @model_validator(mode="after")
@@ -52,39 +52,39 @@ _WEIGHT = 0.3
 
 
 class OutcomeColumn(LabelledColumn):
-    """A further outcome in a column of the impression log. A missing value means that it is not known."""
+    """A further outcome from a column of the impression log. If the value is missing, the outcome is not known."""
 
     column: NonEmptyText | None = Field(
         None, description="column of the impression log with the outcome; default: the name of the outcome"
     )
-    weight: _OutcomeWeight = Field(_WEIGHT, description="weight of its loss, relative to that of the label")
+    weight: _OutcomeWeight = Field(_WEIGHT, description="weight of the outcome's loss, relative to that of the label")
 
 
 class OutcomeEvents(SettingsModel):
-    """A further outcome from the log of events: 1 if it contains an event of the impression within `window_hours`."""
+    """A further outcome from the log of events: 1 if an event follows the impression within `window_hours`, else 0."""
 
     event: NonEmptyText | None = Field(
         None, description="name of the event in `logs.events`; default: the name of the outcome"
     )
     window_hours: float = Field(gt=0, description="maximum time from an impression to its event, in hours")
-    weight: _OutcomeWeight = Field(_WEIGHT, description="weight of its loss, relative to that of the label")
+    weight: _OutcomeWeight = Field(_WEIGHT, description="weight of the outcome's loss, relative to that of the label")
 
 
-def _choose_outcome_form(given: Any) -> str:
-    """Return the form of the outcome that a mapping or an object describes."""
+def _choose_outcome_type(given: Any) -> str:
+    """Return the tag of the type of outcome that a mapping or an object describes."""
     keys = given if isinstance(given, dict) else type(given).model_fields if isinstance(given, SettingsModel) else ()
     return "[events]" if {"event", "window_hours"} & {*keys} else "[column]"
 
 
 Outcome = Annotated[
     Annotated[OutcomeColumn, Tag("[column]")] | Annotated[OutcomeEvents, Tag("[events]")],
-    Discriminator(_choose_outcome_form),
+    Discriminator(_choose_outcome_type),
 ]
 """A further outcome of an impression: a column of its log, or events of a separate log."""
 
 
 def _expand_outcomes(given: Any) -> Any:
-    """Replace outcomes of which only the weight is given, as in `{long_view: 0.3}`."""
+    """Expand outcomes that are given by their weight only, as in `{long_view: 0.3}`."""
     if not isinstance(given, dict):
         return given
     return {
@@ -94,14 +94,14 @@ def _expand_outcomes(given: Any) -> Any:
 
 
 class LabelBase(SettingsModel):
-    """The parts of the label that do not depend on where it comes from."""
+    """The settings that all types of labels have."""
 
     also: Annotated[dict[str, Outcome], BeforeValidator(_expand_outcomes)] = Field(
         default_factory=dict,
         # Without further outcomes, the settings have the same hashes as before this key existed.
         exclude_if=lambda also: not also,
-        description="further outcomes that the model learns, such as {long_view: 0.3}: name and weight of columns, or "
-        "settings by name (docs/training.md#further-outcomes); default: none",
+        description="further outcomes that the model learns, by name: the weight of a column, such as "
+        "{long_view: 0.3}, or a section (docs/training.md#further-outcomes); default: none",
     )
 
     @model_validator(mode="after")
@@ -131,7 +131,11 @@ class LabelBase(SettingsModel):
 
 
 class LabelColumn(LabelBase, LabelledColumn):
-    """The label is a column of the impression log."""
+    """The label is a column of the impression log.
+
+    Values are compared ignoring case, and numbers by value: 1, 1.0 and "1" are the same. Rows with a value that is
+    neither `positive` nor `negative` are quarantined. An empty string in a list stands for a missing value.
+    """
 
     column: NonEmptyText = Field(description="column of the impression log that holds the label")
 

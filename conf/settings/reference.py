@@ -1,4 +1,4 @@
-"""Settings of the references, with which models that continue from earlier nights are compared."""
+"""Settings of references: models trained from scratch, for comparison with incremental models."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ if TYPE_CHECKING:
     from star_ctr.conf.settings.root import Settings
 
 _FIRST_DAY = dt.date(2001, 1, 1)
-"""The day, a Monday, from which `every_nights` counts. It is fixed, so that a night that runs again decides alike."""
+"""The Monday from which `every_nights` counts. It is fixed, so that a night that runs again makes the same choice."""
 
 
 class ReferenceSettings(SettingsModel):
-    """Models trained from scratch, with which models that continue from earlier nights are compared.
+    """References: models trained from scratch, for comparison with models that continue from an earlier night.
 
     A reference has the settings of its night. It is trained on more days, tested on the same rows, and never served.
     """
 
     every_nights: int = Field(
-        7, ge=1, description="days between two references, counted from a Monday: 7 is the night of each Monday"
+        7, ge=1, description="interval between references in days, counted from a Monday; 7: one on each Monday"
     )
     window_days: int = Field(
         7,
         ge=1,
-        description="number of training days of a reference, which precede the test day; days that `split` does not "
-        "store are left out",
+        description="number of training days of a reference, up to the day before the test day; days that `split` does "
+        "not store are left out",
     )
 
     def is_due(self, ds: str) -> bool:
@@ -50,8 +50,8 @@ def find_reference_problems(settings: Settings) -> list[str]:
         )
     if settings.split.vocabulary != "grown":
         problems.append(
-            "reference: a reference is trained on days that earlier nights have encoded, which needs vocabularies that "
-            "grow; set split.vocabulary to grown, or remove this section (reference: null)"
+            "reference: a reference is trained on days that earlier nights have encoded, which requires vocabularies "
+            "that grow; set split.vocabulary to grown, or remove this section (reference: null)"
         )
     if reference.window_days < days:
         problems.append(
@@ -60,7 +60,7 @@ def find_reference_problems(settings: Settings) -> list[str]:
         )
     return problems + [
         f"model.embeddings.{name}.expire_days: {table.expire_days} is less than reference.window_days "
-        f"({reference.window_days}), so ids in the training rows of a reference could have been used again; set it to "
+        f"({reference.window_days}), so ids in the training rows of a reference could have been reassigned; set it to "
         f"at least {reference.window_days}"
         for name, table in settings.model.embeddings.items()
         if table.expire_days is not None and days <= table.expire_days < reference.window_days

@@ -134,8 +134,8 @@ class Settings(SettingsModel):
     reference: ReferenceSettings | None = Field(
         None,
         exclude_if=lambda reference: reference is None,
-        description="on which nights a model that continues from an earlier night is compared with one that is trained "
-        "from scratch; default: on none",
+        description="comparison of models that continue from an earlier night with models trained from scratch; "
+        "default: none",
     )
     retention: RetentionSettings = Field(RetentionSettings(), description="ages of data that `star-ctr clean` deletes")
     spark: SparkSettings = Field(SparkSettings(), description="Spark session")

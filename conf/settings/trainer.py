@@ -217,7 +217,7 @@ class TrainerSettings(SettingsModel):
         le=100,
         # With this value, the settings have the same hashes as before this key existed.
         exclude_if=lambda weight: weight == 1,
-        description="factor of the weights in `label.also`; 0: train the label only",
+        description="factor that multiplies all weights in `label.also`; 0: train only the label",
     )
     parallel: Literal["rows", "batches"] = Field(
         "rows",

@@ -1,4 +1,4 @@
-"""Labels and further outcomes in columns of the impression log."""
+"""Parse labels and further outcomes from columns of the impression log."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def check_outcomes(label: Label, texts: Mapping[str, Column], types: Mapping[str
 
     Args:
         label: The label with its further outcomes.
-        texts: The canonical text of each log column; columns that a file does not have are left out.
+        texts: The canonical text of each log column; contains only columns that the file has.
         types: The type of each of these columns.
 
     Returns:
-        A column per outcome with the reason why a row is invalid: its value is neither missing nor declared. It is null
-        for a valid row.
+        A column per outcome with the reason why a row is invalid (its value is neither missing nor declared); null for
+        valid rows.
 
     Raises:
         DataError: A column does not contain scalar values.
@@ -68,7 +68,7 @@ def check_outcomes(label: Label, texts: Mapping[str, Column], types: Mapping[str
 
 
 def add_outcomes(settings: Settings, impressions: DataFrame) -> DataFrame:
-    """Add the further outcomes that are columns of the log to rows of the table `impressions`.
+    """Add further outcomes to rows of the table `impressions`, from the columns of the log.
 
     Args:
         settings: The data set.

@@ -24,9 +24,9 @@ from star_ctr.features.evaluation.ranked_auc import compute_auc, sum_ranks
 from star_ctr.features.evaluation.user_auc import compute_gauc, sum_users
 
 GROUP = ["run_id", "domain"]
-RANKED = ("auc", "gauc")
+RANKING_METRICS = ("auc", "gauc")
 """The metrics that depend only on the order of the scores."""
-ALL_METRICS = (*RANKED, "pcoc", "log_loss")
+ALL_METRICS = (*RANKING_METRICS, "pcoc", "log_loss")
 """The metrics with bootstrap samples. A column such as `auc_all` is an array: the metric of the data, then of each
 bootstrap sample."""
 INTERVALS = ("auc_low", "auc_high", "gauc_low", "gauc_high")
@@ -42,13 +42,13 @@ _GAUC = (
 )
 
 
-def estimate(scores: DataFrame, evaluate: EvaluateSettings, metrics: Sequence[str] = RANKED) -> DataFrame:
+def estimate(scores: DataFrame, evaluate: EvaluateSettings, metrics: Sequence[str] = RANKING_METRICS) -> DataFrame:
     """Compute metrics of each run, by domain and for `overall`, with their bootstrap samples.
 
     Args:
         scores: Rows with `run_id`, `user_id`, `domain`, `label` (0.0 or 1.0) and `score` in [0, 1].
         evaluate: The number of bootstrap samples (`bootstrap_samples`) and the seed.
-        metrics: RANKED or ALL_METRICS.
+        metrics: RANKING_METRICS or ALL_METRICS.
 
     Returns:
         One row per run and domain, with the columns of `estimate_auc` and `estimate_gauc`, and for ALL_METRICS also of
@@ -161,7 +161,9 @@ def estimate_log_loss(scores: DataFrame, evaluate: EvaluateSettings, names: RunD
     return sums.groupBy(*GROUP).applyInArrow(combine, _LOG_LOSS)
 
 
-def subtract_estimates(estimated: DataFrame, run_id: str, against: str, metrics: Sequence[str] = RANKED) -> DataFrame:
+def subtract_estimates(
+    estimated: DataFrame, run_id: str, against: str, metrics: Sequence[str] = RANKING_METRICS
+) -> DataFrame:
     """Compute the paired differences of two runs, for the data and for each bootstrap sample.
 
     Args:
@@ -185,7 +187,7 @@ def subtract_estimates(estimated: DataFrame, run_id: str, against: str, metrics:
     return left.join(right, "domain").select("domain", "gauc_effective", *differences)
 
 
-def add_intervals(estimated: DataFrame, level: float, metrics: Sequence[str] = RANKED) -> DataFrame:
+def add_intervals(estimated: DataFrame, level: float, metrics: Sequence[str] = RANKING_METRICS) -> DataFrame:
     """Replace bootstrap samples by intervals and standard errors.
 
     Args:

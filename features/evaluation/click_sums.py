@@ -1,4 +1,4 @@
-"""PCOC in one scan over rows in any order.
+"""Sums for PCOC, in one scan over rows in any order.
 
 Each task returns one row per run and domain: sums over its rows, one per column of bootstrap weights.
 
@@ -22,7 +22,7 @@ class ClickSums:
 
     Attributes:
         predicted: (C,) weighted sum of the scores, in units of 2^-32.
-        clicks: (C,) weight of the clicked rows.
+        clicks: (C,) total weight of the clicked rows.
 
     Args:
         columns: Number of columns of weights, C.
@@ -52,7 +52,7 @@ def compute_pcoc(predicted: Ints, clicks: Ints) -> Floats:
 
 
 def sum_clicks(scores: DataFrame, names: RunDomains, samples: int, seed: int) -> DataFrame:
-    """Compute the sums from which PCOC follows.
+    """Compute the sums that PCOC is computed from.
 
     Args:
         scores: Rows with `run_id`, `user_id`, `domain`, `label` (0.0 or 1.0) and `score` in [0, 1].

@@ -81,15 +81,15 @@ def sum_rows(
     compute_values: Callable[[Floats], Floats],
     attributes: Sequence[str],
 ) -> DataFrame:
-    """Add up values of rows in one scan, in any order.
+    """Sum values of rows in one scan, in any order.
 
     Args:
         scores: Rows with `run_id`, `user_id`, `domain`, `label` (0.0 or 1.0) and `score` in [0, 1].
         names: The runs and domains of `scores`.
         samples: Number of bootstrap samples.
         seed: Seed of the bootstrap.
-        make_sums: Creates empty sums for a number of columns of weights.
-        compute_values: Returns the value of each row, (n,), from the signed scores of compact rows.
+        make_sums: Creates empty sums, given the number of columns of weights.
+        compute_values: Computes the value of each row, (n,), from the signed scores of compact rows.
         attributes: Names of the sums, each an integer per column of weights, (C,).
 
     Returns:

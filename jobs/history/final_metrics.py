@@ -79,7 +79,7 @@ def write_final_metrics(store: WarehouseTables, ds: str, evaluate: EvaluateSetti
 
 
 def remove_final_metrics(store: WarehouseTables, runs: Sequence[str]) -> None:
-    """Remove what later nights computed of runs that are evaluated again, because their scores may have changed."""
+    """Remove metrics that later nights computed for runs that are evaluated again: their scores may have changed."""
     for table in ("final_metrics", "outcome_metrics"):
         if store.exists(table) and any(p["run_id"] in runs for p in store.list_partitions(table)):
             store.replace(table, store.read(table).limit(0), make_in_condition("run_id", runs))

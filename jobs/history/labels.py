@@ -3,8 +3,8 @@
 A label is final when its attribution window has closed, clicked or not. Until then, it is open: each night computes it
 again from the clicks that are known by then. Labels from a column of the impression log are always final.
 
-The table also contains the further outcomes of the impressions (`label.also`) and their weights, if the settings
-declare any. An outcome is null until its window has closed.
+If the settings declare them, the table also contains the further outcomes (`label.also`) and the weights of the
+impressions. An outcome is null until its window has closed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from star_ctr.jobs.io.label_records import (
     OUTCOMES_CLOSE,
     PART,
     WEIGHT,
-    find_days_of_other_columns,
+    find_days_with_other_columns,
     find_labels_of_other_nights,
 )
 from star_ctr.jobs.io.table_hashes import HASH, hash_days
@@ -120,7 +120,7 @@ def _make_records(
         planned: As for `write_labels`.
         ds: As for `write_labels`.
         closes: The day at whose end the label of an impression is final.
-        more: The columns of `labels` that only these settings have.
+        more: The optional columns of `labels`: the weight and the further outcomes.
     """
     days, label, weight = sorted(planned), settings.label, settings.logs.impressions.weight
     windows = {name: outcome.window_hours for name, outcome in label.outcome_events.items()}
@@ -158,15 +158,15 @@ def add_labels(store: WarehouseTables, rows: DataFrame, days: Collection[str], d
         ds: The night.
 
     Returns:
-        The rows with `label` and `label_final`; with `weight`, if the settings declare a weight; and with each further
-        outcome, null if it is not known.
+        The rows with `label` and `label_final`; with `weight`, if the settings declare a weight; and with a column for
+        each further outcome, null if it is not known.
 
     Raises:
         DataError: The labels are those of another night, or their number differs from the number of rows of a day, or
             the weights come from another column, or the further outcomes were computed with other settings.
     """
     table = store.warehouse.table("labels")
-    if others := find_days_of_other_columns(store.settings, days):
+    if others := find_days_with_other_columns(store.settings, days):
         raise DataError(
             f"{table}: {', '.join(others)} were computed with another logs.impressions.weight or label.also; run "
             f"`star-ctr features --ds {ds}`"

@@ -48,7 +48,7 @@ def match_days(
         days: The log days.
         until: The last log day of clicks and impressions to read.
         all_day: Whether to match all clicks whose time is on one of these days, too, whatever their log day.
-        event: Name of the events to match in place of clicks; by default, clicks are matched.
+        event: Name of the events to match instead of clicks; None to match clicks.
 
     Returns:
         The matches.

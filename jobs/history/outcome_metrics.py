@@ -1,4 +1,4 @@
-"""Metrics of further outcomes (`label.also`), computed once the windows of all outcomes of a day have closed."""
+"""Compute the metrics of a further outcome (`label.also`) once all of its windows on a day have closed."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _logger = logging.getLogger(__name__)
 
 
 def write_outcome_metrics(store: WarehouseTables, ds: str, evaluate: EvaluateSettings) -> dict[str, list[str]]:
-    """Compute the metrics of further outcomes on nights up to `ds`, for outcomes that are final by then.
+    """Write the metrics of further outcomes for nights up to `ds` on which they are final by then.
 
-    The metrics of an outcome count the test rows whose value is known.
+    The metrics of an outcome are computed from the test rows for which it is known.
 
     Args:
         store: The tables.
@@ -54,7 +54,7 @@ def write_outcome_metrics(store: WarehouseTables, ds: str, evaluate: EvaluateSet
     written = {}
     for outcome in store.settings.label.outcomes:
         closed = {d: found[HASH] for d, found in records.items() if found[OUTCOMES_CLOSE][outcome] <= found[AS_OF]}
-        # Labels that have changed since, for example because events were delivered again, give other metrics.
+        # Compute them again if labels have changed since, for example because events were delivered again.
         runs = [
             row
             for row in evaluated
@@ -107,5 +107,5 @@ def _write(
         store.replace("outcome_metrics", found.select(*columns).repartition(1), where)
     finally:
         scores.unpersist()
-    _logger.info("wrote the metrics of outcome %s of %s", outcome, ", ".join(names))
+    _logger.info("wrote the metrics of outcome %s for %s", outcome, ", ".join(names))
     return names

@@ -28,7 +28,7 @@ WEIGHT = "weight"
 
 
 def has_open_labels(record: DayRecord, ds: str) -> bool:
-    """Return whether labels or outcomes of a day were open on night `ds`, or when computed if that is earlier."""
+    """Return whether labels or outcomes of a day were open on night `ds`, or when they were computed, if earlier."""
     last = max([record.outputs[CLOSES], *record.outputs.get(OUTCOMES_CLOSE, {}).values()])
     return bool(last > min(record.outputs[AS_OF], ds))
 
@@ -39,7 +39,7 @@ def find_open_days(settings: Settings, ds: str) -> list[str]:
     return sorted(day for day, found in records.items() if day < ds and has_open_labels(found, ds))
 
 
-def find_days_of_other_columns(settings: Settings, days: Iterable[str]) -> list[str]:
+def find_days_with_other_columns(settings: Settings, days: Iterable[str]) -> list[str]:
     """Return the days whose weights or further outcomes were written with other settings; does not need Spark."""
     records = DayRecords(settings).read(PART)
     current = (settings.logs.impressions.weight, hash_outcome_settings(settings))

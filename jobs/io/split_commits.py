@@ -55,10 +55,10 @@ REMOVED = "removed"
 
 
 def read_lineage(table: str, version: int) -> list[str]:
-    """Read the hashes that identify the vocabularies of a night and all those that they extend.
+    """Read the hashes of the vocabularies of a night, and of all earlier vocabularies that they extend.
 
-    The metadata of a commit contains only those that are relevant for its training window. The commits of the earlier
-    nights contain the ones before them.
+    The metadata of a commit lists only those that its training window needs. Older ones are read from the commits of
+    earlier nights.
 
     Args:
         table: Path or URL of the split table.

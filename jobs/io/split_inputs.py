@@ -14,7 +14,7 @@ from star_ctr.conf.contracts.fingerprint import hash_code
 from star_ctr.conf.contracts.run_id import hash_features_settings, hash_split_settings
 from star_ctr.conf.contracts.stored import parse_stored
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs.io.label_records import find_days_of_other_columns, find_labels_of_other_nights
+from star_ctr.jobs.io.label_records import find_days_with_other_columns, find_labels_of_other_nights
 from star_ctr.jobs.io.split_commits import LINEAGE, find_split, find_split_before
 from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.registry.warm_starts import Start, find_start
@@ -128,7 +128,7 @@ def has_features(settings: Settings, store: WarehouseTables, night: str) -> bool
     days = {r.ds for r in rows.select("ds").distinct().collect()}
     ingested = needed.intersection(store.list_days("impressions"))
     has_labels = not find_labels_of_other_nights(settings, night, ingested)
-    return night in days and ingested <= days and has_labels and not find_days_of_other_columns(settings, ingested)
+    return night in days and ingested <= days and has_labels and not find_days_with_other_columns(settings, ingested)
 
 
 def _find_start(settings: Settings, ds: str, tables: SplitTables) -> Start | None:

@@ -67,7 +67,7 @@ def count_rows(settings: Settings, rows: DataFrame, is_test: Column) -> list[Row
 
 
 def write_outcome_ledger(settings: Settings, store: WarehouseTables, step: str, ds: str, train: DataFrame) -> None:
-    """Write the ledger entries of further outcomes: how many training rows have one that is known.
+    """Write the ledger entries of further outcomes: for how many training rows each one is known.
 
     Args:
         settings: The data set.

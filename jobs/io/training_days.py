@@ -93,7 +93,7 @@ def plan_training_days(
 def find_encoded_days(settings: Settings, table: str, version: int, days: Sequence[str]) -> list[str]:
     """Find the days whose stored rows have the ids of a night, including days before its training window.
 
-    These are the rows that the nights were trained on. If labels of a day were final only later, they are not updated.
+    These are the rows that the nights were trained on. Labels that became final later are not updated.
 
     Args:
         settings: The settings of the data set.
@@ -106,7 +106,7 @@ def find_encoded_days(settings: Settings, table: str, version: int, days: Sequen
         not been written again since; in the order of `days`.
     """
     lineage, records = set(read_lineage(table, version)), DayRecords(settings).read(PART)
-    # A later version may contain rows of other vocabularies, which the records describe.
+    # The records describe the newest version, whose rows may be encoded with other vocabularies.
     files, newest = _list_files(table, version), _list_files(table)
     return [
         day

@@ -156,7 +156,7 @@ class Decisions:
         if is_reference(run_id):
             raise UserError(
                 f"--run-id {run_id}: a reference is never served, because no later night continues from it; promote "
-                "the run of a night"
+                "the run of the night instead"
             )
         chosen = check_files(get_published_attempt(self.warehouse, run_id, attempt))
 

@@ -63,11 +63,11 @@ def define_job(settings: Settings, ds: str, pinned: PinnedVersions, score_maps: 
         settings=dump_redacted(settings),
         start=find_warm_start(settings, ds, pinned.layout),
         score_maps=score_maps,
-        outcome_weights=_weigh_outcomes(settings),
+        outcome_weights=_compute_outcome_weights(settings),
     )
 
 
-def _weigh_outcomes(settings: Settings) -> dict[str, float]:
+def _compute_outcome_weights(settings: Settings) -> dict[str, float]:
     """Return the weight of each further outcome in the loss; empty if the label is trained alone."""
     factor = settings.trainer.outcome_weight
     return {name: factor * outcome.weight for name, outcome in settings.label.also.items()} if factor else {}

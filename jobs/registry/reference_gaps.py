@@ -1,6 +1,6 @@
-"""The gaps between nights and their references: metrics of a night's run minus those of its reference.
+"""Read the gaps between nights and their references: metrics of a night's run minus those of its reference.
 
-They are rows of the table `differences`. This module reads them without Spark.
+Gaps are rows of the table `differences`. They are read without Spark.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def read_gaps(settings: Settings, attempts: Mapping[str, int | None]) -> list[di
     return sorted(found, key=lambda row: row["ds"])
 
 
-def describe_days(gap: Row) -> str:
-    """Describe the reference of a gap."""
+def describe_reference(gap: Row) -> str:
+    """Describe the reference: how it was trained, and on how many days."""
     days = gap[TRAINING_DAYS]
     return f"a model trained from scratch on {days} {'day' if days == 1 else 'days'}"
 
@@ -50,7 +50,7 @@ def describe_gap(gap: Row) -> str:
     parts = [
         f"{name} {gap[key]:+.4f}{_format_interval(gap, key)}" for name, key in values.items() if gap[key] is not None
     ]
-    return f"{', '.join(parts)} compared with {describe_days(gap)}"
+    return f"{', '.join(parts)} compared with {describe_reference(gap)}"
 
 
 def _format_interval(gap: Row, key: str) -> str:

@@ -18,7 +18,7 @@ from star_ctr.conf.settings.root import Settings
 from star_ctr.features.evaluation.bootstrap import (
     ALL_METRICS,
     INTERVALS,
-    RANKED,
+    RANKING_METRICS,
     TEST_INPUTS,
     add_intervals,
     estimate,
@@ -29,7 +29,7 @@ from star_ctr.jobs.quality.score_checks import check_scores
 
 COLUMNS = ("run_id", "reference_run_id", "ds", "domain", "auc", *INTERVALS[:2], "gauc", *INTERVALS[2:], *TEST_INPUTS)
 
-CALIBRATION = tuple(f"{metric}{end}" for metric in ALL_METRICS[len(RANKED) :] for end in ("", "_low", "_high"))
+CALIBRATION = tuple(f"{metric}{end}" for metric in ALL_METRICS[len(RANKING_METRICS) :] for end in ("", "_low", "_high"))
 """Columns of the differences in PCOC and log loss, and their intervals."""
 
 
@@ -38,7 +38,7 @@ def compare_runs(
     settings: Settings,
     run_id: str,
     reference: str,
-    metrics: Sequence[str] = RANKED,
+    metrics: Sequence[str] = RANKING_METRICS,
     more: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Compute the metrics of a run minus those of a reference run, and write them to `differences`.
@@ -48,8 +48,8 @@ def compare_runs(
         settings: The settings; the section `evaluate` configures the intervals.
         run_id: The run.
         reference: The run to compare it with.
-        metrics: RANKED (AUC and GAUC, eq. 9) or ALL_METRICS, which adds the columns CALIBRATION.
-        more: Values of further columns.
+        metrics: RANKING_METRICS (AUC and GAUC, eq. 9) or ALL_METRICS, which adds the columns CALIBRATION.
+        more: Values of additional columns, by name.
 
     Returns:
         The written rows, one per domain and `overall` last. Intervals are null if they are undefined or if there are no

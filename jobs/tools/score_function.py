@@ -1,4 +1,4 @@
-"""The function with which batch scoring scores Arrow batches."""
+"""The function that scores Arrow batches in `batch_score`."""
 
 from __future__ import annotations
 

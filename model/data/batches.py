@@ -109,7 +109,7 @@ def iter_epoch(
 
 
 class _RowWindow(Window):
-    """A window of rows with the index of the file of each row."""
+    """A window of rows, each with the index of its file."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -80,7 +80,7 @@ class Rows:
 
 
 def concat_rows(parts: Sequence[Rows]) -> Rows:
-    """Concatenate rows; the result has only the arrays that all parts have."""
+    """Concatenate rows; the result contains only the arrays that all parts have."""
     columns = [part.columns | ({} if part.day is None else {"day": part.day}) for part in parts]
     names = [name for name in columns[0] if all(name in found for found in columns)]
     return Rows(**{name: np.concatenate([found[name] for found in columns]) for name in names})

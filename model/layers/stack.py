@@ -80,7 +80,7 @@ class PerDomainHead(nn.Module):
     last: PerDomainLinear
 
     def compute_hidden(self, x_BF: Tensor, segments: list[Segment]) -> Tensor:
-        """Return the last hidden layer of each row, B x H; the rows must be sorted by domain."""
+        """Return the output of the last hidden layer, B x H; the rows must be sorted by domain."""
         raise NotImplementedError
 
     def compute_logit(self, hidden_BH: Tensor, segments: list[Segment]) -> Tensor:

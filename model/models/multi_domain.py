@@ -72,8 +72,8 @@ def make_network(
 class MultiDomainModel(nn.Module):
     """A CTR model for the domains of a layout, and domain 0 for all unknown domains.
 
-    Further outcomes (`label.also`) have heads: a star layer on the last hidden layer of the network, with one output
-    per outcome. It is the same for all networks. The auxiliary network affects only the label.
+    Further outcomes (`label.also`) are predicted by heads: a star layer on the last hidden layer, with one output per
+    outcome. The heads are the same for every kind of network. The auxiliary network affects only the label.
 
     Args:
         layout: The layout of the encoded rows.
@@ -131,7 +131,7 @@ class MultiDomainModel(nn.Module):
         return logit_B, None if self.heads is None else self.heads(hidden_BH, segments)
 
     def _compute(self, ints_BI: Tensor, floats_BN: Tensor, segments: list[Segment]) -> tuple[Tensor, Tensor]:
-        """Return the logit of each row, and its last hidden layer."""
+        """Return the logit of each row, B, and the output of the last hidden layer, B x H."""
         z_BF = self.inputs(ints_BI, floats_BN)
         hidden_BH: Tensor = self.network.compute_hidden(self.norm(z_BF, segments), segments)  # type: ignore[operator]
         logit_B: Tensor = self.network.compute_logit(hidden_BH, segments)  # type: ignore[operator]

@@ -114,8 +114,9 @@ class PLE(PerDomainHead):
     The hidden layers are distributed evenly over `model.levels` extraction layers. The last extraction layer computes
     only the expert of the row's domain and the shared experts. A per-domain output layer follows.
 
-    The experts of all domains feed the shared state of the earlier extraction layers. Therefore, a domain that becomes
-    a copy of another one uses the other's experts and gates there and keeps its own, which all other domains depend on.
+    In the earlier extraction layers, the experts of all domains feed the shared state, so the networks of all domains
+    depend on each of them. A domain that becomes a copy of another one therefore reads the state of that domain there.
+    Its own experts and gates stay unchanged.
 
     Args:
         settings: Provides the number of shared experts (`model.experts`; 1 by default), the number of extraction layers
@@ -125,7 +126,7 @@ class PLE(PerDomainHead):
     """
 
     states: Tensor
-    """The state of the earlier extraction layers that each domain uses: its own, or that of the domain it copies, D."""
+    """The domain whose state in the earlier extraction layers each domain reads: itself, or the domain it copies, D."""
 
     def __init__(self, settings: ModelSettings, features: int, domains: int) -> None:
         super().__init__()
@@ -140,7 +141,7 @@ class PLE(PerDomainHead):
         self.last = PerDomainLinear(last[-1], 1, domains)
 
     def compute_hidden(self, x_BF: Tensor, segments: list[Segment]) -> Tensor:
-        """Return the gated mixture of each row, B x H; the rows must be sorted by domain."""
+        """Return the gated mixture of the last experts, B x H; the rows must be sorted by domain."""
         domain_BF = shared_BF = x_BF
         if self.earlier:
             domain_DBF = x_BF.expand(len(self.last.weight), -1, -1)
@@ -153,10 +154,10 @@ class PLE(PerDomainHead):
         return own_BH + torch.einsum("bs,sbh->bh", gate_BE[:, 1:], self.shared(shared_BF))
 
     def copy_domain(self, source: int, target: int) -> None:
-        """Make domain `target` use the state of domain `source`; the last experts and gates are copied separately."""
+        """Let domain `target` read the state of domain `source`; the last experts and gates are copied separately."""
         self.states[target] = self.states[source]
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # Models of earlier versions have no such tensor.
+        # Models that earlier versions wrote do not contain this tensor.
         state_dict.setdefault(f"{prefix}states", torch.arange(len(self.last.weight)))
         super()._load_from_state_dict(state_dict, prefix, *args)

@@ -1,4 +1,4 @@
-"""Samples of the training rows for calibration, with their weights by age."""
+"""Samples of training rows for calibration, weighted by age."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def iter_sample(
     new_ids: NewIds | None,
     use_row_weights: bool = False,
 ) -> Iterator[SampleRows]:
-    """Iterate over all rows of files, a few thousand at a time.
+    """Iterate over all rows of files, in parts of a few thousand rows.
 
     Args:
         files: The files.
@@ -70,7 +70,7 @@ def iter_sample(
         half_life: Half-life of the weight of a row, in days before the newest training day.
         device: Device of the model.
         new_ids: The first day of each id, to mask new ids; None to mask none.
-        use_row_weights: Whether to multiply the weight by the row's own weight.
+        use_row_weights: Whether to multiply the weight by age by the row's weight in training.
 
     Yields:
         The rows.

@@ -20,9 +20,8 @@ class OutcomeLoss:
 
     A row whose outcome is not known yet adds nothing, neither as positive nor as negative.
 
-    If the negatives of the label were downsampled, each kept one counts as often as the rows that it stands for. The
-    logit of an outcome cannot be corrected afterwards, as that of the label is, because the sample depends on the label
-    and not on the outcome.
+    If the negatives of the label are downsampled, each kept one is weighted by 1 / rate. Rows are sampled by label, not
+    by outcome, so the logit of an outcome cannot be corrected after training, as the logit of the label is.
 
     Args:
         weights: Weight of each outcome, by name.

@@ -1,4 +1,4 @@
-"""Output biases by domain: corrected for downsampling, and calibrated on training rows (see `calibration`)."""
+"""Correct the output biases of domains for downsampling, and calibrate them on training rows (see `calibration`)."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def calibrate_output_biases(
     domains) has no rows, its bias is shifted so that it predicts the clicks of all rows. So is the single bias of a
     network without per-domain output biases.
 
-    The biases of the heads of further outcomes are shifted in the same way, from the rows whose outcome is known.
+    The biases of the heads of further outcomes are shifted in the same way, on the rows whose outcome is known.
 
     Args:
         model: The model in evaluation mode; its output biases are changed in place.

@@ -1,4 +1,4 @@
-"""Steps that no other step needs: a failure of them stops neither a night nor a backfill."""
+"""A step that no other step needs may fail without stopping a night."""
 
 from __future__ import annotations
 

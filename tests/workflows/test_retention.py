@@ -231,10 +231,10 @@ def test_references_are_removed_like_runs_and_their_training_days_are_kept(night
         name = make_reference_run_id(make_run_id(nights.settings, ds))
         nights.pin(publish(nights.settings, name, ds), 0, 0)
         nights.write("scores", {"run_id": name})
-    going_on = ("split.vocabulary=grown", "trainer.warm_start=previous", "retention.splits=1", "retention.scores=3")
-    nights.settings = nights.load(*going_on, "retention.models=4")
+    incremental = ("split.vocabulary=grown", "trainer.warm_start=previous", "retention.splits=1", "retention.scores=3")
+    nights.settings = nights.load(*incremental, "retention.models=4")
     assert len(vacuum.plan_removals(nights.settings).names("split")) == len(DAYS) - 1 - 1 - 3, "window.days is 3"
-    nights.settings = nights.load(*going_on, "retention.models=4", "reference.window_days=5")
+    nights.settings = nights.load(*incremental, "retention.models=4", "reference.window_days=5")
     nights.clean()
     assert nights.nights("split") == DAYS[-1 - 1 - 5 :]
     assert list_attempts(nights.tables, make_reference_run_id(run)) == [], "no night starts from it"

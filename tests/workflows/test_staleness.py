@@ -160,26 +160,26 @@ def test_a_refit_that_is_configured_later_does_not_affect_other_steps(tmp_path: 
     assert warehouse.states(NIGHTS[0], settings) == {**all_of(State.DONE), "refit": "missing"}
 
 
-GOING_ON = ("trainer.warm_start=previous", "split.vocabulary=grown")
+INCREMENTAL = ("trainer.warm_start=previous", "split.vocabulary=grown")
 
 
 def test_a_reference_depends_on_the_metrics_of_its_night_but_not_on_the_gate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    warehouse = Warehouse(tmp_path, *GOING_ON, "reference.every_nights=2")
+    warehouse = Warehouse(tmp_path, *INCREMENTAL, "reference.every_nights=2")
     warehouse.add_nights(*NIGHTS)
     done = {**all_of(State.DONE), "reference": "done"}
-    gate = warehouse.load(*GOING_ON, "reference.every_nights=2", "gate.gauc_margin=0.5")
+    gate = warehouse.load(*INCREMENTAL, "reference.every_nights=2", "gate.gauc_margin=0.5")
     assert warehouse.states(NIGHTS[1], gate) == {**done, "gate": "stale"}
-    metrics = warehouse.load(*GOING_ON, "reference.every_nights=2", "evaluate.level=0.9")
+    metrics = warehouse.load(*INCREMENTAL, "reference.every_nights=2", "evaluate.level=0.9")
     assert warehouse.states(NIGHTS[1], metrics)["reference"] == "stale"
     # 2026-03-03 is the only night with a reference.
-    longer = warehouse.load(*GOING_ON, "reference={every_nights: 2, window_days: 9}")
+    longer = warehouse.load(*INCREMENTAL, "reference={every_nights: 2, window_days: 9}")
     assert [warehouse.states(ds, longer)["reference"] for ds in NIGHTS] == ["done", "stale", "done"]
-    more = warehouse.load(*GOING_ON, "reference.every_nights=1")
+    more = warehouse.load(*INCREMENTAL, "reference.every_nights=1")
     # The second night would now be calibrated on the scores of the first one.
     assert [warehouse.states(ds, more)["reference"] for ds in NIGHTS] == ["stale"] * 3
-    fewer = warehouse.load(*GOING_ON, "reference.every_nights=4")  # 2026-03-03 and every other such night before
+    fewer = warehouse.load(*INCREMENTAL, "reference.every_nights=4")  # 2026-03-03 and every other such night before
     assert [warehouse.states(ds, fewer)["reference"] for ds in NIGHTS] == ["done"] * 3
     hash_code = staleness._hash_step_code
     monkeypatch.setattr(staleness, "_hash_step_code", lambda s: "other" if s == "reference" else hash_code(s))
@@ -187,13 +187,13 @@ def test_a_reference_depends_on_the_metrics_of_its_night_but_not_on_the_gate(
 
 
 def test_a_reference_is_stale_if_the_reference_that_calibrates_it_has_changed(tmp_path: Path) -> None:
-    warehouse = Warehouse(tmp_path, *GOING_ON, "reference={every_nights: 2}", "trainer.calibration.earlier_nights=1")
+    warehouse = Warehouse(tmp_path, *INCREMENTAL, "reference={every_nights: 2}", "trainer.calibration.earlier_nights=1")
     current = warehouse.get_staleness()
     # Nights with a reference are an even number of days from 2026-03-03. The one two nights before is used.
     assert [current._list_calibration(ds, "reference") for ds in NIGHTS] == [
         ("reference", []), ("reference", ["2026-03-01"]), ("reference", []),
     ]  # fmt: skip
-    warehouse.settings = warehouse.load(*GOING_ON, "reference={every_nights: 1}")
+    warehouse.settings = warehouse.load(*INCREMENTAL, "reference={every_nights: 1}")
     warehouse.add_nights(*NIGHTS)
     earlier = next(e for e in warehouse.entries if (e.ds, e.step) == (NIGHTS[1], "reference"))
     earlier.inputs["code"] = "old"
@@ -204,16 +204,16 @@ def test_a_reference_is_stale_if_the_reference_that_calibrates_it_has_changed(tm
 
 
 def test_a_reference_that_is_configured_later_does_not_affect_earlier_nights(tmp_path: Path) -> None:
-    warehouse = Warehouse(tmp_path, *GOING_ON)
+    warehouse = Warehouse(tmp_path, *INCREMENTAL)
     warehouse.add_nights(*NIGHTS[:2])
-    current = warehouse.get_staleness(warehouse.load(*GOING_ON, "reference={}"))
+    current = warehouse.get_staleness(warehouse.load(*INCREMENTAL, "reference={}"))
     assert [current.get_state(ds, "reference")[0].value for ds in NIGHTS] == ["missing"] * 3
     needed = [[explain_why_needed(current, ds, step) for step in STEP_NAMES if step != "refit"] for ds in NIGHTS[:2]]
     assert needed == [[None] * 8, [None] * 7 + ["missing: has not run yet"]], "only the newest night"
 
 
 def test_a_failed_reference_is_repeated_until_the_next_night_is_evaluated(tmp_path: Path) -> None:
-    warehouse = Warehouse(tmp_path, *GOING_ON, "reference={}")
+    warehouse = Warehouse(tmp_path, *INCREMENTAL, "reference={}")
     warehouse.add_nights(NIGHTS[0])
     warehouse.add_entry(NIGHTS[0], "reference", "failed")
     assert explain_why_needed(warehouse.get_staleness(), NIGHTS[0], "reference") == "failed: broke"
@@ -226,11 +226,11 @@ def test_a_failed_reference_is_repeated_until_the_next_night_is_evaluated(tmp_pa
 
 
 def test_removed_results_are_not_computed_again_for_a_reference(tmp_path: Path) -> None:
-    warehouse = Warehouse(tmp_path, *GOING_ON, "reference.every_nights=2")
+    warehouse = Warehouse(tmp_path, *INCREMENTAL, "reference.every_nights=2")
     warehouse.add_nights(NIGHTS[1])
     split = next(e for e in warehouse.entries if e.step == "split")
     warehouse.entries.append(dataclasses.replace(split, state="removed", reason="deleted"))
-    longer = warehouse.load(*GOING_ON, "reference={every_nights: 2, window_days: 9}")
+    longer = warehouse.load(*INCREMENTAL, "reference={every_nights: 2, window_days: 9}")
     current = warehouse.get_staleness(longer)
     assert current.get_state(NIGHTS[1], "reference")[0] is State.STALE
     assert [explain_why_needed(current, NIGHTS[1], step) for step in list_steps(longer)] == [None] * 8

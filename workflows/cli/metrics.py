@@ -172,7 +172,7 @@ def metrics(
     Each value is followed by its change since the previous day. Green is better, red is worse; for PCOC, closer to 1 is
     better. A * marks days whose confidence interval does not contain the value of the previous day.
 
-    With the section `reference`, a second table shows the differences from models that were trained from scratch.
+    With the section `reference`, a second table shows the differences from models trained from scratch.
 
     A ~ marks provisional values: some labels of the day are still open, because clicks may still arrive. A later night
     computes the final values, which are then shown instead. With --json, `provisional` keeps the value of the night.

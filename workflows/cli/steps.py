@@ -280,19 +280,19 @@ def refit(conf: Conf, set: Set = None, ds: Day = None, json: Json = None, wait: 
 def reference(conf: Conf, set: Set = None, ds: Day = None, json: Json = None, wait: Wait = False) -> None:
     """Step 9: compare the model with one trained from scratch.
 
-    Trains a model from scratch on the last days (reference.window_days), and writes the differences of the night's
-    model to the table `differences`. The other model is never served. The command does nothing on nights that the
-    section `reference` does not select. docs/nights.md has the details.
+    Trains a model, the reference, from scratch on the last days (reference.window_days). Writes the metrics of the
+    night's model minus those of the reference to the table `differences`. The reference is never served. On nights that
+    the section `reference` does not select, the command does nothing. docs/nights.md has the details.
 
     For example:
 
         star-ctr reference --conf mine.yaml --ds 2026-03-02
     """
     from star_ctr.conf.load import load
-    from star_ctr.jobs.reference import explain_no_reference
+    from star_ctr.jobs.reference import explain_why_skipped
 
     # As for `refit`: schedulers call this command every night.
-    if reason := explain_no_reference(load(conf, set or []), ds):
+    if reason := explain_why_skipped(load(conf, set or []), ds):
         print_values({"outcome": "nothing to compare", "reason": reason}, json)
         return
     result = _run_step("reference", conf, set, ds, wait)

@@ -56,8 +56,8 @@ class ReportData:
         step_states: Rows of `status.run`: the states of the steps of the newest nights.
         importance: Rows of `importance` of this run: what its metrics lose without a feature.
         jumps: The measures of the data of this night that deviate from earlier days.
-        gaps: Rows of `differences`: the models of this night and of earlier ones minus their references, over all
-            domains. Contains at most `NIGHTS` nights, oldest first.
+        gaps: Rows of `differences` over all domains: the models of this night and of earlier nights minus their
+            references. Contains at most `NIGHTS` nights, oldest first.
     """
 
     settings: Settings

@@ -9,7 +9,7 @@ from html import escape
 from star_ctr.conf.contracts.domains import OVERALL
 from star_ctr.conf.contracts.run_id import make_refit_run_id, strip_refit_suffix
 from star_ctr.jobs.registry.decisions import Decision, Outcome
-from star_ctr.jobs.registry.reference_gaps import describe_days, is_worse
+from star_ctr.jobs.registry.reference_gaps import describe_reference, is_worse
 from star_ctr.workflows.report.data import ReportData, Row
 from star_ctr.workflows.report.formatting import format_change, format_interval, format_number, format_short_day
 
@@ -106,11 +106,11 @@ def _render_alarms(data: ReportData) -> str:
 
 
 def _describe_gap(gap: Row) -> str:
-    """Return the alarm that a model is worse than its reference."""
+    """Return the text of the alarm that a model is worse than its reference."""
     interval = f"{-gap['gauc_high']:.4f} to {-gap['gauc_low']:.4f}"
     return (
         f"On {gap['ds']}, GAUC of the model that continues from earlier nights was {-gap['gauc']:.4f} ({interval}) "
-        f"below that of {describe_days(gap)}. Consider a larger window.days, or training from scratch."
+        f"below that of {describe_reference(gap)}. Consider a larger window.days, or training from scratch."
     )
 
 

@@ -106,7 +106,9 @@ def render_outcomes(data: ReportData) -> str:
     head = "".join(f"<th>{title}</th>" for title in titles)
     head += '<th class="thin"><span class="hidden">GAUC over the nights</span></th>'
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
-    note = "The newest night on which the outcome is final, over all domains. Changes are relative to the night before."
+    note = (
+        "The newest night on which each outcome is final, over all domains. Changes are relative to the previous night."
+    )
     return render_section("Further outcomes", f'<div class="wide">{table}</div><p class="note">{note}</p>')
 
 
@@ -177,7 +179,7 @@ def render_gaps(data: ReportData) -> str:
         f"(section <code>reference</code>), on the same rows. {format_short_day(gaps[-1]['ds'])}: "
         f"{escape(describe_gap(gaps[-1]))}."
     )
-    return render_section("Compared with training from scratch", f'{plot}<p class="note">{note}</p>')
+    return render_section("Comparison with training from scratch", f'{plot}<p class="note">{note}</p>')
 
 
 def render_importance(data: ReportData) -> str:

@@ -28,8 +28,8 @@ def test_the_steps_of_a_night() -> None:
     assert (*EVERY_NIGHT, "refit", "reference") == STEP_NAMES
     assert RUN_STEPS == ("train", "score", "evaluate", "gate", "refit", "reference")
     assert list_steps(load("demo", ["gate.publish=refit", "label.open=keep"])) == (*EVERY_NIGHT, "refit")
-    going_on = ["trainer.warm_start=previous", "split.vocabulary=grown"]
-    assert list_steps(load("demo", [*going_on, "reference={}"])) == (*EVERY_NIGHT, "reference")
+    incremental = ["trainer.warm_start=previous", "split.vocabulary=grown"]
+    assert list_steps(load("demo", [*incremental, "reference={}"])) == (*EVERY_NIGHT, "reference")
     assert [find_required_step(name) for name in STEP_NAMES] == [None, *STEP_NAMES[:-2], "evaluate"]
 
 

@@ -1,4 +1,4 @@
-"""The section `reference`: on which nights references are due, and what it must not change."""
+"""The section `reference`: the nights on which references are due, and what it must not change."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from star_ctr.conf.errors import ConfigError
 from star_ctr.conf.load import load
 from star_ctr.conf.settings.reference import ReferenceSettings
 
-GOING_ON = ["window.days=1", "split.vocabulary=grown", "trainer.warm_start=previous"]
+INCREMENTAL = ["window.days=1", "split.vocabulary=grown", "trainer.warm_start=previous"]
 
 
 @pytest.mark.parametrize("every", [1, 2, 3, 7, 10])
@@ -32,16 +32,16 @@ def test_nights_are_counted_from_a_fixed_day(every: int) -> None:
     assert ReferenceSettings(every_nights=every).is_due("2001-01-01")
 
 
-def test_a_week_is_the_night_of_each_monday() -> None:
+def test_seven_selects_the_nights_of_mondays() -> None:
     due = [day for day in list_days("2026-01-01", "2026-12-31") if ReferenceSettings().is_due(day)]
     assert {dt.date.fromisoformat(day).isoweekday() for day in due} == {1}
     assert len(due) == 52
 
 
-def test_the_section_is_no_part_of_any_run() -> None:
+def test_the_section_does_not_change_the_identity_of_a_run() -> None:
     without, others = (
-        load("demo", GOING_ON),
-        [load("demo", [*GOING_ON, f"reference={{every_nights: {n}}}"]) for n in (1, 9)],
+        load("demo", INCREMENTAL),
+        [load("demo", [*INCREMENTAL, f"reference={{every_nights: {n}}}"]) for n in (1, 9)],
     )
     assert "reference" not in without.model_dump(mode="json")
     for compute in (hash_config, hash_split_settings, hash_features_settings, hash_ingest_settings):
@@ -65,6 +65,6 @@ def test_the_section_is_no_part_of_any_run() -> None:
     ],
 )
 def test_sections_without_effect_are_rejected(overrides: list[str], words: str) -> None:
-    load("demo", [*GOING_ON, "reference={}", "model.embeddings={item: {expire_days: 7}}"])
+    load("demo", [*INCREMENTAL, "reference={}", "model.embeddings={item: {expire_days: 7}}"])
     with pytest.raises(ConfigError, match=words):
-        load("demo", [*GOING_ON, "reference={}", *overrides])
+        load("demo", [*INCREMENTAL, "reference={}", *overrides])

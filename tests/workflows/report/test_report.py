@@ -310,12 +310,12 @@ def test_the_command_needs_no_spark(whole: SyntheticNights, tmp_path: Path) -> N
     ("gauc", "high", "is_alarm"),
     [(-0.02, -0.01, True), (-0.02, 0.001, False), (-0.0005, -0.0001, False), (0.02, 0.03, False)],
 )
-def test_a_model_that_is_worse_than_its_reference_is_an_alarm(
+def test_a_model_that_is_worse_than_its_reference_raises_an_alarm(
     tmp_path: Path, gauc: float, high: float, is_alarm: bool
 ) -> None:
-    going_on = ["trainer.warm_start=previous", "split.vocabulary=grown", "reference={}"]
+    incremental = ["trainer.warm_start=previous", "split.vocabulary=grown", "reference={}"]
     warehouse = SyntheticNights(tmp_path)
-    warehouse.settings = load("demo", [f"paths.warehouse={tmp_path}", *going_on])
+    warehouse.settings = load("demo", [f"paths.warehouse={tmp_path}", *incremental])
     for ds in (BEFORE, LAST):
         warehouse.metrics(ds)
     warehouse.differences(LAST, "served")
@@ -328,14 +328,14 @@ def test_a_model_that_is_worse_than_its_reference_is_an_alarm(
     words_of_alarm = "On 2026-01-07, GAUC of the model that continues from earlier nights was 0.0200 (0.0100 to 0.0300)"
     assert (words_of_alarm in words(render_headline(data))) == is_alarm
     page = words(render(data, ""))
-    assert "Compared with training from scratch" in page
+    assert "Comparison with training from scratch" in page
     assert f"01-07: GAUC {gauc:+.4f}" in page
     assert "trained from scratch on 7 days" in page
-    without = load("demo", [f"paths.warehouse={tmp_path}", *going_on[:-1]])
+    without = load("demo", [f"paths.warehouse={tmp_path}", *incremental[:-1]])
     assert "from scratch" not in render(collect(without), "")
 
 
-def test_a_comparison_with_a_reference_is_not_one_with_the_serving_model(tmp_path: Path) -> None:
+def test_a_comparison_with_a_reference_is_not_shown_as_one_with_the_serving_model(tmp_path: Path) -> None:
     warehouse = SyntheticNights(tmp_path)
     warehouse.metrics(LAST)
     warehouse.gap(LAST, -0.02, -0.01)

@@ -1,10 +1,10 @@
-"""Measurement: how far nights that continue from the previous model are from models that are trained from scratch.
+"""Benchmark: how incremental nights compare with models trained from scratch.
 
 Simulates logs of several days, and runs a night for each day but the first: each continues from the model of the
 previous night and trains on one day. Every night has a reference, which is trained from scratch on up to seven days.
-Prints the differences of each night from its reference, with intervals, and the training times.
+Prints the metrics of each night minus those of its reference, with intervals, and the training times.
 
-    python bench/going_on.py [--rows 25000] [--days 9] [--set trainer.optimizer.lr=0.001]
+    python bench/incremental_nights.py [--rows 25000] [--days 9] [--set trainer.optimizer.lr=0.001]
 
 Repeating the command reuses the nights that are up to date.
 """
@@ -32,8 +32,8 @@ from star_ctr.workflows.terminal import make_table
 
 
 def choose_settings(rows: int, days: int, overrides: list[str]) -> Settings:
-    """Return the settings of the nights; the sizes are part of the folder's name."""
-    folder = f"build/going-on-{rows}-{days}"
+    """Return the settings of the nights. The name of the folder contains the sizes of the logs."""
+    folder = f"build/incremental-nights-{rows}-{days}"
     users, items = max(rows // 10, 100), max(rows // 40, 100)
     sizes = f"{{impressions: {rows * days}, days: {days}, first_day: 2026-01-05, users: {users}, items: {items}}}"
     nights = ["window.days=1", "split.vocabulary=grown", "trainer.warm_start=previous"]
@@ -46,7 +46,7 @@ def measure(settings: Settings) -> list[dict[str, Any]]:
     """Simulate the logs unless they exist, run the nights, and return a row per night."""
     assert settings.simulate is not None
     first = settings.simulate.first_day.isoformat()
-    with open_session(settings, "going on", writes=True, wait=False) as spark:
+    with open_session(settings, "incremental nights", writes=True, wait=False) as spark:
         if not DeltaTable.is_deltatable(f"{settings.paths.warehouse}/steps"):
             simulate.run(settings, spark)
         last = settings.simulate.first_day + dt.timedelta(days=settings.simulate.days - 1)

@@ -1,12 +1,12 @@
-"""Benchmark: what a second label changes for the label itself, on the nights of real logs.
+"""Benchmark: how learning a further outcome changes the predictions of the label, on nights of real logs.
 
-Trains STAR with the outcome `long_view` as a further head (`label.also`), and without it, for each night and seed.
-Prints the paired differences of the label's metrics over nights and seeds, with 95% intervals of Student's t. Then
-prints the metrics of ensembles: the mean score of all seeds of a model, and of all models.
+Trains STAR with the further outcome `long_view` (`label.also`) and without it, for each night and seed.
+Prints the paired differences in the metrics of the label over nights and seeds, with 95% intervals of Student's t. Then
+prints the metrics of ensembles, which are the mean score of all seeds of a model, and of all models.
 
-    STAR_CTR_DATA=data python bench/second_label.py --nights 2022-05-03,2022-05-04,2022-05-05 --seeds 3
+    STAR_CTR_DATA=data python bench/further_outcome.py --nights 2022-05-03,2022-05-04,2022-05-05 --seeds 3
 
-Training runs that are done are kept in `--folder`, so that the benchmark can be stopped and run again.
+Finished training runs are kept in `--folder`, so the benchmark can be stopped and run again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ METRICS = ("auc", "gauc", "pcoc", "log_loss")
 
 
 def write_settings(folder: Path, conf: str, outcome: str, factors: list[float]) -> Path:
-    """Write settings with the outcome, and with one model per factor of its weight."""
+    """Write settings with the outcome and one model per weight of its loss."""
     models = {f"outcome_{factor:g}": {"model.name": "star", "trainer.outcome_weight": factor} for factor in factors}
     settings = {
         "extends": conf,
@@ -36,7 +36,7 @@ def write_settings(folder: Path, conf: str, outcome: str, factors: list[float]) 
         "label": {"also": {outcome: 1.0}},
         "compare": {"plans": [{"models": list(models)}], "models": models},
     }
-    file = folder / "second_label.yaml"
+    file = folder / "further_outcome.yaml"
     file.write_text(yaml.safe_dump(settings, sort_keys=False))
     return file
 
@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("--nights", default="2022-05-03,2022-05-04,2022-05-05")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--folder", type=Path, default=Path("build/second_label"))
+    parser.add_argument("--folder", type=Path, default=Path("build/further_outcome"))
     options = parser.parse_args()
     factors, folder = [float(factor) for factor in options.factors.split(",")], options.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
