@@ -168,7 +168,7 @@ def _is_tag(part: int | str) -> bool:
     return isinstance(part, str) and (part in ("LabelColumn", "LabelFromClicks") or part in _KINDS or "[" in part)
 
 
-_KINDS = ("categorical", "numeric", "sequence", "statistic")
+_KINDS = ("categorical", "numeric", "vector", "sequence", "statistic")
 
 
 def _label_parts(data: Any, location: Sequence[int | str]) -> list[str]:

@@ -17,6 +17,7 @@ from star_ctr.conf.settings.features import (
     Numeric,
     Sequence,
     Statistic,
+    Vector,
     list_read_columns,
 )
 
@@ -136,6 +137,9 @@ def _iter_numbers(features: list[AnyFeature]) -> Iterator[tuple[str, str, str]]:
             yield f.name, where, f"the feature `{f.name}`"
             if "missing" in f.encode:
                 yield name_missing_flag(f.name), where, f"whether `{f.name}` is missing"
+        elif isinstance(f, Vector):
+            yield f.name, where, f"the feature `{f.name}`"
+            yield name_missing_flag(f.name), where, f"whether `{f.name}` is missing"
         elif isinstance(f, Statistic):
             for kind in f.counts:
                 yield name_count_column(f.name, kind), where, f"the count of `{kind}` in `{f.name}`"
@@ -156,7 +160,7 @@ def _iter_tables(features: list[AnyFeature]) -> Iterator[tuple[str, str, str]]:
             yield name, where, f"the embedding `{name}`"
         elif isinstance(f, Sequence):
             yield from ((name, where, f"the embedding `{name}`") for name in f.columns.values())
-        elif "bucket" in f.encode:
+        elif not isinstance(f, Vector) and "bucket" in f.encode:
             yield from (
                 (name_bucket_table(name), where, f"the buckets of `{name}`") for name, _, _ in _iter_numbers([f])
             )

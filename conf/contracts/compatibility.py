@@ -6,10 +6,11 @@ Domains and vocabularies may differ, because they are matched by name and by val
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from star_ctr.conf.contracts.encoded_row import FIRST_KNOWN, BucketField, Layout, NumericField
+from star_ctr.conf.contracts.encoded_row import FIRST_KNOWN, BucketField, Layout, NumericField, VectorField
+from star_ctr.conf.contracts.fingerprint import hash_json
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.settings.model import ModelSettings
 
@@ -148,13 +149,14 @@ def list_number_changes(before: Layout, now: Layout) -> list[str]:
     a model has learned nothing about how they differ.
     """
     known = dump_number_encodings(before)
-    fields = {**_dump(now.numeric), **_dump(now.buckets)}
+    fields = {**_dump(now.numeric), **_dump(now.buckets), **_dump_vectors(now.vectors)}
     return list_changes(known, {name: field for name, field in fields.items() if name in known})
 
 
 def dump_number_encodings(layout: Layout) -> dict[str, Any]:
-    """Return the encoding (source, base rate, scale, bounds) of each number that is not constant."""
-    return _dump([n for n in layout.numeric if n.std > 0]) | _dump([b for b in layout.buckets if b.bounds])
+    """Return the encoding (source, base rate, scale, bounds) of each number and vector that is not constant."""
+    numbers = _dump([n for n in layout.numeric if n.std > 0]) | _dump([b for b in layout.buckets if b.bounds])
+    return numbers | _dump_vectors(v for v in layout.vectors if v.scale > 0)
 
 
 def _dump(fields: Sequence[NumericField] | Sequence[BucketField]) -> dict[str, Any]:
@@ -162,11 +164,17 @@ def _dump(fields: Sequence[NumericField] | Sequence[BucketField]) -> dict[str, A
     return {field.name: field.model_dump(mode="json", exclude={"name"}) for field in fields}
 
 
+def _dump_vectors(vectors: Iterable[VectorField]) -> dict[str, Any]:
+    """Return the scales of vectors by name, with a hash of their means, because messages show what differs."""
+    return {v.name: {"scale": v.scale, "hash of mean": hash_json(v.mean, 16)} for v in vectors}
+
+
 def _name_features(layout: Layout) -> dict[str, Any]:
     """Return the names of all features, in order."""
     return {
         "ids": [f.name for f in layout.fields],
         "numbers": [f.name for f in layout.numeric],
+        "vectors": [f.name for f in layout.vectors],
         "sequences": [s.name for s in layout.sequences],
     }
 
@@ -182,4 +190,5 @@ def _dump_features(layout: Layout) -> dict[str, Any]:
         }
         for s in layout.sequences
     }
-    return {"ids": ids, "sequences": sequences}
+    vectors = {v.name: {"column": v.column, "length": v.length, "dim": v.dim} for v in layout.vectors}
+    return {"ids": ids, "sequences": sequences, "vectors": vectors}

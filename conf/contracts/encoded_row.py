@@ -8,6 +8,8 @@ The integers of a row are:
 1. the ids of `Layout.fields`, in order
 2. for each of `Layout.sequences`: its length; then, for each side, `length` ids, padded with 0 at the end
 
+The floats of a row are the numbers of `Layout.numeric`, then the elements of each of `Layout.vectors`.
+
 Id 0 stands for padding or a missing categorical value, 1 for what is not known (see `UNKNOWN`), and 2 or more for known
 values and buckets. In the tables `Layout.hashed`, the id of a value is 2 + hash % (number of ids - 2).
 
@@ -120,6 +122,24 @@ class BucketField(SettingsModel):
     bounds: list[float] = Field(default_factory=list)
 
 
+class VectorField(SettingsModel):
+    """A vector as `length` numbers: (x - mean) / scale over the training rows; a missing vector is all zeros.
+
+    `mean` has one value per element. `scale` is the root mean square of the differences over all elements and rows.
+    Vectors whose root mean square exceeds 4 are shortened to it. Mean and scale exclude outliers. If `scale` is 0,
+    because all vectors were equal or missing, every vector is encoded as zeros.
+
+    The model projects a vector to `dim` inputs, unless this equals `length`.
+    """
+
+    name: str
+    column: str
+    length: int
+    dim: int
+    mean: list[float] = Field(default_factory=list)
+    scale: float = 0.0
+
+
 TRAIN, TEST, TRAIN_DAY = "train", "test", "train_day"
 """Values of the column `part` of the split: the rows of a night, or the training rows of a day for all nights."""
 
@@ -144,6 +164,7 @@ class Layout(SettingsModel):
         categorical: The single ids of categorical features.
         buckets: The numbers that are encoded as ids of buckets.
         numeric: The standardized numbers.
+        vectors: The vectors, whose numbers follow those of `numeric`.
         sequences: The lists of values and the sequences of events.
     """
 
@@ -155,7 +176,8 @@ class Layout(SettingsModel):
     numeric: list[NumericField]
     sequences: list[SequenceField]
     hashed: list[str] = Field(default_factory=list)
-    # Without weights, the layout has the same hash as before this key existed.
+    # Without vectors or weights, the layout has the same hash as before these keys existed.
+    vectors: list[VectorField] = Field(default_factory=list, exclude_if=lambda vectors: not vectors)
     has_weights: bool = Field(False, exclude_if=lambda has_weights: not has_weights)
     outcomes: list[str] = Field(default_factory=list, exclude_if=lambda outcomes: not outcomes)
 
@@ -174,6 +196,7 @@ class Layout(SettingsModel):
         fields = [*self.categorical, *(side for s in self.sequences for side in s.sides)]
         names = [column for field in fields for column in field.columns]
         names += [column for s in sources for column in (s.column, s.denominator) if column]
+        names += [vector.column for vector in self.vectors]
         return list(dict.fromkeys(names))
 
     @property
@@ -184,7 +207,7 @@ class Layout(SettingsModel):
     @property
     def float_count(self) -> int:
         """Number of 4-byte floats in a row."""
-        return len(self.numeric)
+        return len(self.numeric) + sum(vector.length for vector in self.vectors)
 
     @property
     def row_bytes(self) -> int:
@@ -197,6 +220,13 @@ class Layout(SettingsModel):
         for sequence in self.sequences:
             yield sequence, offset
             offset += sequence.width
+
+    def iter_vector_offsets(self) -> Iterator[tuple[VectorField, int]]:
+        """Yield each vector with the offset of its first element among the row's floats."""
+        offset = len(self.numeric)
+        for vector in self.vectors:
+            yield vector, offset
+            offset += vector.length
 
     def hash_encoding(self) -> str:
         """Hash what determines the encoding of a row, apart from the known values and domains."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from star_ctr.conf.contracts.column_ref import ColumnRef
 from star_ctr.conf.contracts.fingerprint import hash_json
-from star_ctr.conf.settings.features import Numeric, Sequence, Statistic, list_read_columns
+from star_ctr.conf.settings.features import AnyFeature, Numeric, Sequence, Statistic, Vector, list_read_columns
 from star_ctr.conf.settings.root import Settings
 from star_ctr.conf.settings.trainer import NOT_AFFECTING_WEIGHTS
 
@@ -53,7 +54,9 @@ def hash_ingest_settings(settings: Settings) -> str:
     )
     # Ingest parses a log column as a number or as an id, depending on the features that read it.
     parts["numbers"] = sorted({f.column for f in settings.select_features(Numeric)})
-    parts["ids"] = sorted({c for f in settings.features if not isinstance(f, Numeric) for c in list_read_columns(f)})
+    parts["ids"] = sorted({c for f in settings.features if _reads_ids(f) for c in list_read_columns(f)})
+    if vectors := _list_separators(settings):
+        parts["vectors"] = vectors
     return hash_json(parts)
 
 
@@ -64,8 +67,21 @@ def hash_log_settings(settings: Settings, name: str) -> str:
     parts = settings.model_dump(mode="json", include={"zone", "label", "domains"}, exclude=exclude)
     parts["log"] = settings.logs.get_declared()[name].model_dump(mode="json")
     numbers = {f.column for f in settings.select_features(Numeric)}
-    ids = {c for f in settings.features if not isinstance(f, Numeric) for c in list_read_columns(f)}
-    return hash_json([parts, *(sorted(c for c in columns if c.table == name) for columns in (numbers, ids))])
+    ids = {c for f in settings.features if _reads_ids(f) for c in list_read_columns(f)}
+    vectors = {c: separator for c, separator in _list_separators(settings).items() if c.table == name}
+    columns = (sorted(c for c in found if c.table == name) for found in (numbers, ids))
+    return hash_json([parts, *columns, *([vectors] if vectors else [])])
+
+
+def _reads_ids(feature: AnyFeature) -> bool:
+    return not isinstance(feature, Numeric | Vector)
+
+
+def _list_separators(settings: Settings) -> dict[ColumnRef, str]:
+    """Return the separators of vectors in logs with decimal commas, whose numbers ingest rewrites, by column."""
+    logs = settings.logs.get_declared()
+    commas = {name for name, log in logs.items() if any(s.decimal == "," for s in log.list_sources().values())}
+    return {f.column: f.separator for f in settings.select_features(Vector) if f.column.table in commas}
 
 
 def hash_label_settings(settings: Settings) -> str:
@@ -99,8 +115,9 @@ def hash_history_settings(settings: Settings) -> str:
 def hash_features_settings(settings: Settings) -> str:
     """Hash the settings that affect the rows of the table `features`."""
     names = {"zone", "logs", "label", "domains", "history", "features"}
-    # Weights and further outcomes are stored in `labels`, so they do not change the features.
-    exclude = _NOT_AFFECTING_LABEL | {"logs": {"impressions": {"weight"}, "events": True}}
+    # Weights and further outcomes are stored in `labels`, and the projection of a vector is part of the model.
+    logs: Any = {"impressions": {"weight"}, "events": True}
+    exclude = _NOT_AFFECTING_LABEL | {"logs": logs, "features": {"__all__": {"dim"}}}
     parts = settings.model_dump(mode="json", include=names, exclude=exclude)
     state = _list_state_settings(settings)
     return hash_json([parts, *state] if state else parts)

@@ -22,7 +22,10 @@ class CheckSettings(SettingsModel):
         "do not count as quarantined",
     )
     max_unparsable: float = Field(
-        0.1, ge=0, le=1, description="maximum share of a numeric feature's values for a day that may be unparsable"
+        0.1,
+        ge=0,
+        le=1,
+        description="maximum share of the values of a numeric feature or vector for a day that may be unparsable",
     )
     max_early_clicks: float = Field(
         0.1,

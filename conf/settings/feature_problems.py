@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 from star_ctr.conf.contracts.column_ref import ColumnRef
 from star_ctr.conf.errors import suggest_nearest
 from star_ctr.conf.settings.expressions import is_same_or_nested, reads_any
-from star_ctr.conf.settings.features import AnyFeature, Categorical, Numeric, Sequence, Statistic, list_read_columns
+from star_ctr.conf.settings.features import (
+    AnyFeature,
+    Categorical,
+    Numeric,
+    Sequence,
+    Statistic,
+    Vector,
+    list_read_columns,
+)
 from star_ctr.conf.settings.label import LabelColumn
 
 if TYPE_CHECKING:
@@ -185,6 +193,28 @@ def _find_column_problems(settings: Settings, feature: AnyFeature, column: Colum
                 f"`{column}` is read as a number, because features.{numeric} is numeric; copy the column under another "
                 "name in `columns` of its log, and use the copy"
             ]
+    vector = next((f.name for f in settings.select_features(Vector) if f.column == column), feature.name)
+    if vector != feature.name:
+        return [
+            f"`{column}` is read as vectors by features.{vector}; copy the column under another name in `columns` of "
+            "its log, and use the copy"
+        ]
+    if isinstance(feature, Vector):
+        return _find_vector_problems(settings, feature)
     if isinstance(feature, Sequence) and column.table == "users":
         return [f"`{column}`: user columns are the same for all events; use them in a feature that is not a sequence"]
+    return []
+
+
+def _find_vector_problems(settings: Settings, feature: Vector) -> list[str]:
+    """Find settings of a log with which a column of vectors cannot be read."""
+    name, column = str(feature.column.table), feature.column.column
+    log = settings.logs.get_declared()[name]
+    if (kind := log.types.get(column)) in ("double", "long"):
+        return [f"`{feature.column}` is a {kind} (logs.{name}.types.{column}); remove it there"]
+    if kind == "string":
+        return []  # ingest does not rewrite decimal commas
+    commas = any(s.decimal == "," and s.format in ("csv", "json") for s in log.list_sources().values())
+    if commas and "," in feature.separator:
+        return [f"the separator `{feature.separator}` is also the decimal comma (logs.{name}.decimal); set another one"]
     return []

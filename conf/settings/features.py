@@ -163,6 +163,43 @@ class Numeric(Feature):
     buckets: int = Field(20, ge=2, le=1000, description="maximum number of buckets, if `encode` contains `bucket`")
 
 
+class Vector(Feature):
+    """An array of numbers, such as an embedding of an image or a text from another system.
+
+    Elements are 32-bit floats. Each is reduced by its mean over the training rows, and all are divided by one scale, so
+    ratios of distances are preserved. A vector is missing if it has another length, or elements that are not finite
+    numbers. Missing vectors become zeros, and the model also gets a missing-value flag.
+    """
+
+    kind: Literal["vector"] = Field(description="kind of the feature: `vector`")
+    column: ColumnRef = Field(description="column with the vectors: arrays of numbers, or text")
+    length: int = Field(ge=1, le=4096, description="number of elements of each vector")
+    separator: NonEmptyText = Field(
+        ",",
+        description="text between the numbers, if the column is text; brackets around the numbers are ignored, and a "
+        "space stands for any white space",
+    )
+    dim: int | None = Field(
+        None,
+        ge=1,
+        description="number of inputs of the network: a smaller number than `length` applies a learned linear "
+        "projection, which all domains share; default: `length` if it is at most 32, else 16",
+    )
+
+    @model_validator(mode="after")
+    def _check_vector(self) -> Vector:
+        if self.column.table is None:
+            raise ValueError(f"`{self.column}` holds single values; choose a column of arrays, such as items.embedding")
+        if self.dim is not None and self.dim > self.length:
+            raise ValueError(f"`dim` ({self.dim}) is greater than `length` ({self.length}); decrease it, or remove it")
+        return self
+
+    @property
+    def width(self) -> int:
+        """Number of inputs of the network."""
+        return self.dim or (self.length if self.length <= 32 else 16)
+
+
 class Sequence(Feature):
     """The most recent events of the user before the cut, in order of time, the most recent one last."""
 
@@ -247,7 +284,7 @@ class Statistic(Feature):
         return sorted({*self.counts, *self.rates, *self.rates.values()})
 
 
-AnyFeature = Annotated[Categorical | Numeric | Sequence | Statistic, Field(discriminator="kind")]
+AnyFeature = Annotated[Categorical | Numeric | Vector | Sequence | Statistic, Field(discriminator="kind")]
 
 
 def list_read_columns(feature: AnyFeature) -> list[ColumnRef]:
@@ -255,7 +292,7 @@ def list_read_columns(feature: AnyFeature) -> list[ColumnRef]:
     match feature:
         case Categorical() | Sequence():
             return list(feature.columns)
-        case Numeric():
+        case Numeric() | Vector():
             return [feature.column]
         case Statistic():
             return list(feature.by)

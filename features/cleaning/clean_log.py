@@ -31,7 +31,13 @@ from star_ctr.conf.settings.label import LabelColumn
 from star_ctr.conf.settings.logs import BehaviourLog, ImpressionLog
 from star_ctr.conf.settings.root import Settings
 from star_ctr.conf.settings.sources import Log
-from star_ctr.features.cleaning.column_conversion import add_numbers, add_texts, get_declared_type, split_columns_by_use
+from star_ctr.features.cleaning.column_conversion import (
+    add_numbers,
+    add_texts,
+    get_declared_type,
+    replace_decimal_commas,
+    split_columns_by_use,
+)
 from star_ctr.features.cleaning.duplicates import DUPLICATE, HASH, list_key_columns, mark_duplicates
 from star_ctr.features.cleaning.first_seen import KNOWN
 from star_ctr.features.cleaning.label_values import UNDECLARED_LABEL, check_outcomes, parse_label
@@ -52,7 +58,7 @@ from star_ctr.features.cleaning.log_columns import (
     require_columns,
 )
 from star_ctr.features.cleaning.raw_rows import RawRows, union_frames
-from star_ctr.features.cleaning.text import LOST_DIGITS, NESTED, check_key, is_rounded, is_undecodable, to_plain_number
+from star_ctr.features.cleaning.text import LOST_DIGITS, NESTED, check_key, is_rounded, is_undecodable
 from star_ctr.features.cleaning.times import check_time, parse_day_column, parse_time
 from star_ctr.features.cleaning.weights import check_weight
 
@@ -138,8 +144,8 @@ def _parse_frame(settings: Settings, name: str, group: RawRows, carried: Mapping
         if column in columns_by_use["id"] and isinstance(types[column], FloatType | DoubleType):
             rounded = F.when(is_rounded(get_column(column), types[column]), F.lit(f"{column}: {LOST_DIGITS}"))
             check = rounded if check is None else F.coalesce(rounded, check)
-        if column in columns_by_use["number"] and log.decimal == "," and isinstance(types[column], StringType):
-            value = to_plain_number(value) if get_declared_type(log, column) is None else value
+        if log.decimal == "," and isinstance(types[column], StringType) and get_declared_type(log, column) is None:
+            value = replace_decimal_commas(settings, name, column, value)
         columns[name_stored_column(column)] = value
         checks += [check] if check is not None else []
     # Reject undecodable text in any column, because it makes different values equal.

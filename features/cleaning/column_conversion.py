@@ -8,11 +8,12 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import DataType, StringType
 
-from star_ctr.conf.settings.features import Numeric, list_read_columns
+from star_ctr.conf.settings.features import Numeric, Vector, list_read_columns
 from star_ctr.conf.settings.root import Settings
 from star_ctr.conf.settings.sources import Log
 from star_ctr.features.cleaning.log_columns import get_column
-from star_ctr.features.cleaning.text import to_number, to_numbers, to_text
+from star_ctr.features.cleaning.text import to_number, to_numbers, to_plain_number, to_text
+from star_ctr.features.cleaning.vectors import write_decimal_points
 
 _TEXT = "_star_ctr_text"
 _TEXTS = "_star_ctr_texts"
@@ -84,6 +85,14 @@ def read_number(rows: DataFrame, column: str) -> Column:
     return to_number(value) if isinstance(rows.schema[column].dataType, StringType) else value.try_cast("double")
 
 
+def replace_decimal_commas(settings: Settings, name: str, column: str, text: Column) -> Column:
+    """Rewrite the decimal commas of a text column of a log, if features read it as numbers or vectors."""
+    if column in split_columns_by_use(settings, name)["number"]:
+        return to_plain_number(text)
+    vector = list_vectors(settings, name).get(column)
+    return write_decimal_points(text, vector.separator) if vector else text
+
+
 def split_columns_by_use(settings: Settings, name: str) -> dict[str, set[str]]:
     """Find the log columns that are read as numbers and as ids.
 
@@ -92,13 +101,20 @@ def split_columns_by_use(settings: Settings, name: str) -> dict[str, set[str]]:
         name: The log.
 
     Returns:
-        The log columns by use: `number` for numeric features and the weight, `id` for all other features.
+        The log columns by use: `number` for numeric features and the weight, `vector` for vectors, and `id` for all
+        other features.
     """
-    found: dict[str, set[str]] = {"number": set(), "id": set()}
+    found: dict[str, set[str]] = {"number": set(), "vector": set(), "id": set()}
     if name == "impressions" and settings.logs.impressions.weight:
         found["number"].add(settings.logs.impressions.weight)
     for feature in settings.features:
         for column in list_read_columns(feature):
             if column.table == name:
-                found["number" if isinstance(feature, Numeric) else "id"].add(column.column)
+                use = "number" if isinstance(feature, Numeric) else "vector" if isinstance(feature, Vector) else "id"
+                found[use].add(column.column)
     return found
+
+
+def list_vectors(settings: Settings, name: str) -> dict[str, Vector]:
+    """Return the features that read columns of a log as vectors, by column."""
+    return {f.column.column: f for f in settings.select_features(Vector) if f.column.table == name}

@@ -52,6 +52,11 @@ class ExactSums:
         self._parts = np.zeros((2, _EXPONENTS), np.int64)
         self._square_parts = np.zeros((6 if squares else 0, _EXPONENTS), np.int64)
 
+    @classmethod
+    def of_flags(cls, ones: int, count: int) -> ExactSums:
+        """Return the sums of `count` numbers, of which `ones` are 1 and all others are 0."""
+        return cls(True, count, ones << _UNIT, ones << 2 * _UNIT)
+
     def add(self, x: Floats) -> None:
         """Add finite doubles of shape (n,)."""
         for start in range(0, len(x), _ROWS):
@@ -116,7 +121,7 @@ class ExactSums:
         """Return the population standard deviation (`ddof` = 0); 0.0 only if no two numbers differ."""
         total, n = self.total, self.count
         variance = n * self.total_squares - total * total
-        return _sqrt_ratio(variance, (n * n) << 2 * _UNIT) if variance else 0.0
+        return compute_root(variance, (n * n) << 2 * _UNIT) if variance else 0.0
 
 
 def _sum_by_exponent(index: Ints, *parts: Ints) -> Ints:
@@ -124,8 +129,16 @@ def _sum_by_exponent(index: Ints, *parts: Ints) -> Ints:
     return np.stack([np.bincount(index, part, _EXPONENTS) for part in parts]).astype(np.int64)
 
 
-def _sqrt_ratio(numerator: int, denominator: int) -> float:
-    """Return the square root of a positive ratio as a double greater than 0."""
+def compute_root(numerator: int, denominator: int) -> float:
+    """Compute the square root of a positive ratio.
+
+    Args:
+        numerator: A positive integer.
+        denominator: A positive integer.
+
+    Returns:
+        A double greater than 0.
+    """
     shift = 2 * 64 - numerator.bit_length() + denominator.bit_length()
     shift += shift & 1
     ratio = (numerator << shift) // denominator if shift >= 0 else numerator // (denominator << -shift)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pyspark.sql import DataFrame
 
 from star_ctr.conf.contracts.column_names import (
@@ -25,10 +27,12 @@ from star_ctr.conf.contracts.encoded_row import (
     NumericField,
     NumericSource,
     SequenceField,
+    VectorField,
 )
-from star_ctr.conf.settings.features import Categorical, Numeric, Sequence, Statistic
+from star_ctr.conf.settings.features import Categorical, Numeric, Sequence, Statistic, Vector
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.encoding.fitting import compute_base_rates, fit_bounds, fit_scales
+from star_ctr.features.encoding.vector_fitting import VectorColumn, fit_vectors
 from star_ctr.features.encoding.vocabularies import list_embedding_columns, list_hashed_tables
 
 
@@ -66,7 +70,9 @@ def fit_layout(
     if rates:
         for name, base in compute_base_rates(train, rates).items():
             sources[name] = sources[name].model_copy(update={"base": base})
-    scales = known_scales | fit_scales(train, {name: sources[name] for name in standard if name not in known_scales})
+    vectors = _fit_vector_fields(settings, train, previous, known_scales)
+    scales = known_scales | {name_missing_flag(field.name): missing for field, missing in vectors}
+    scales |= fit_scales(train, {name: sources[name] for name in standard if name not in scales})
     bounds = known_bounds | fit_bounds(
         train, {name: (sources[name], count) for name, count in buckets.items() if name not in known_bounds}
     )
@@ -92,6 +98,7 @@ def fit_layout(
         ],
         sequences=sequences,
         hashed=sorted(hashed),
+        vectors=[field for field, _ in vectors],
         has_weights=settings.logs.impressions.weight is not None,
         outcomes=settings.label.outcomes,
     )
@@ -130,7 +137,7 @@ def _list_numbers(settings: Settings) -> tuple[dict[str, NumericSource], list[st
             sources |= declared
             standard += list(declared) if "standard" in feature.encode else []
             buckets |= dict.fromkeys(declared, feature.buckets) if "bucket" in feature.encode else {}
-        if isinstance(feature, Numeric) and "missing" in feature.encode:
+        if isinstance(feature, Vector) or (isinstance(feature, Numeric) and "missing" in feature.encode):
             flag = name_missing_flag(feature.name)
             sources[flag] = NumericSource(column=feature.column.flat, missing=True)
             standard.append(flag)
@@ -161,6 +168,36 @@ def _keep_encodings(
         if bucket is not None and bucket.bounds and has_same_source(name, bucket.source):
             bounds[name], sources[name] = bucket.bounds, bucket.source
     return scales, bounds
+
+
+def _fit_vector_fields(
+    settings: Settings, train: DataFrame, previous: Layout | None, known_scales: Mapping[str, tuple[float, float]]
+) -> list[tuple[VectorField, tuple[float, float]]]:
+    """Make the fields of vectors, each with the scale of its missing-value flag. Known scales are kept."""
+    features = settings.select_features(Vector)
+    earlier = {v.name: v for v in previous.vectors if v.scale > 0} if previous else {}
+    known = {f.name: earlier[f.name] for f in features if f.name in earlier and _has_same_vectors(f, earlier[f.name])}
+    fits = fit_vectors(
+        train,
+        {
+            f.name: VectorColumn(f.column.flat, f.length)
+            for f in features
+            if f.name not in known or name_missing_flag(f.name) not in known_scales
+        },
+    )
+    found = []
+    for feature in features:
+        name = feature.name
+        mean, scale = (known[name].mean, known[name].scale) if name in known else fits[name][:2]
+        field = VectorField(
+            name=name, column=feature.column.flat, length=feature.length, dim=feature.width, mean=mean, scale=scale
+        )
+        found.append((field, known_scales.get(name_missing_flag(name)) or fits[name].missing))
+    return found
+
+
+def _has_same_vectors(feature: Vector, field: VectorField) -> bool:
+    return (feature.column.flat, feature.length) == (field.column, field.length)
 
 
 def _make_value_field(feature: Categorical) -> IdField:

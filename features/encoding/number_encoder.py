@@ -40,7 +40,9 @@ def compute_numbers(rows: pa.Table, source: NumericSource) -> Floats:
 
 
 def _to_floats(column: pa.ChunkedArray) -> Floats:
-    """Convert a column to doubles; missing and infinite values become NaN."""
+    """Convert a column to doubles; missing and infinite values become NaN, and vectors that are not missing 0."""
+    if pa.types.is_nested(column.type):
+        return np.where(np.asarray(pc.is_null(column)), np.nan, 0.0)
     return _replace_infinite(np.asarray(pc.fill_null(pc.cast(column, pa.float64()), np.nan), dtype=np.float64))
 
 

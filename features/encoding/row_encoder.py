@@ -14,6 +14,7 @@ from star_ctr.features.encoding.crosses import combine_values
 from star_ctr.features.encoding.id_encoder import Ints, encode_gaps, encode_ids, hash_ids
 from star_ctr.features.encoding.number_encoder import compute_numbers, encode_buckets, standardize
 from star_ctr.features.encoding.value_index import ValueIndex, index_values
+from star_ctr.features.encoding.vector_encoder import encode_vectors
 
 
 class RowEncoder:
@@ -61,6 +62,8 @@ class RowEncoder:
             if number.std == 0.0:
                 continue
             floats[:, index] = standardize(compute_numbers(rows, number.source), number.mean, number.std)
+        for vector, offset in self.layout.iter_vector_offsets():
+            encode_vectors(rows[vector.column], vector, floats[:, offset : offset + vector.length])
         return pack_rows(ints), pack_rows(floats)
 
     def _encode_values(self, values: pa.ChunkedArray | pa.Array, embedding: str) -> Ints:

@@ -11,18 +11,20 @@ from pyspark.sql import functions as F
 from star_ctr.conf.contracts.column_names import IDENTITY_COLUMNS
 from star_ctr.conf.contracts.column_ref import ColumnRef
 from star_ctr.conf.errors import DataError
-from star_ctr.conf.settings.features import AnyFeature, Categorical, Numeric, Sequence, list_read_columns
+from star_ctr.conf.settings.features import AnyFeature, Categorical, Numeric, Sequence, Vector, list_read_columns
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.cleaning.text import to_number
+from star_ctr.features.cleaning.vectors import name_unparsable
 
 _EXAMPLE = 40
 """Maximum number of characters of an unparsable value that are kept as an example."""
 
 
 def select_row_columns(settings: Settings, rows: DataFrame) -> list[SparkColumn]:
-    """Return the columns that categorical, numeric and statistic features read from their row, except IDENTITY_COLUMNS.
+    """Return the columns that features other than sequences read from their row, except IDENTITY_COLUMNS.
 
-    Numeric columns are doubles, all others are text; lists are joined with the separator of their feature.
+    Numeric columns are doubles, and vectors are arrays of floats (`parse_vectors`). All others are text; lists are
+    joined with the separator of their feature.
 
     Raises:
         DataError: A column holds lists, but one of its features needs single values or another separator.
@@ -32,12 +34,16 @@ def select_row_columns(settings: Settings, rows: DataFrame) -> list[SparkColumn]
     for feature in (f for f in settings.features if not isinstance(f, Sequence)):
         for read in list_read_columns(feature):
             readers.setdefault(read, []).append(feature)
+    vectors = {f.column for f in settings.select_features(Vector)}
     types = dict(rows.dtypes)
     columns = []
     for column, features in sorted(readers.items()):
         if column in IDENTITY_COLUMNS:
             continue
         value, kind = F.col(column.flat), types[column.flat]
+        if column in vectors:
+            columns.append(value)
+            continue
         if kind.startswith("array"):
             value = F.array_join(value, _get_splitter(column, features))
         elif column in numeric:
@@ -76,7 +82,10 @@ def _parse_number(column: ColumnRef, kind: str) -> SparkColumn:
 
 
 def find_unparsable(settings: Settings, rows: DataFrame) -> SparkColumn:
-    """Return each row's unparsable numbers as a JSON object: column -> start of its text; null if there are none."""
+    """Return each row's unparsable numbers and vectors, as a JSON object: column -> start of its text.
+
+    The result is null if there are none.
+    """
     types = dict(rows.dtypes)
     found = []
     for column in sorted({f.column for f in settings.select_features(Numeric)}):
@@ -84,6 +93,9 @@ def find_unparsable(settings: Settings, rows: DataFrame) -> SparkColumn:
         if types[column.flat] == "string":
             bad = text.isNotNull() & _parse_number(column, "string").isNull()
             found.append(F.when(bad, F.struct(F.lit(column), F.substring(text, 1, _EXAMPLE))))
+    for column in sorted(f.column for f in settings.select_features(Vector)):
+        text = F.col(f"`{name_unparsable(column.flat)}`")
+        found.append(F.when(text.isNotNull(), F.struct(F.lit(column), F.substring(text, 1, _EXAMPLE))))
     if not found:
         return F.lit(None).cast("string")
     entries = F.filter(F.array(*found), lambda entry: entry.isNotNull())

@@ -10,9 +10,10 @@ from pyspark.sql import functions as F
 from star_ctr.conf.contracts.column_names import IDENTITY_COLUMNS
 from star_ctr.conf.contracts.column_ref import ColumnRef
 from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY, list_days_before
-from star_ctr.conf.settings.features import AnyFeature, Sequence, Statistic, list_read_columns
+from star_ctr.conf.settings.features import AnyFeature, Sequence, Statistic, Vector, list_read_columns
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.cleaning.log_columns import get_column, name_table_column, require_columns
+from star_ctr.features.cleaning.vectors import name_unparsable, parse_vectors
 from star_ctr.features.encoding.scoring_rows import CARRIED
 from star_ctr.features.point_in_time.attributes import join_attributes
 from star_ctr.features.point_in_time.daily_counts import compute_cut_day
@@ -62,7 +63,8 @@ def select_columns(settings: Settings, rows: DataFrame, features: Iterable[AnyFe
     kept = {name_outcome_column(o): name_table_column(settings, "impressions", o) for o in sorted(outcomes)}
     stored |= {name: column for name, column in kept.items() if column in existing}
     plain = [c for c in (*IDENTITY_COLUMNS, "label", CARRIED) if c in existing]
-    return rows.select(*plain, *(get_column(column).alias(name) for name, column in stored.items()))
+    rows = rows.select(*plain, *(get_column(column).alias(name) for name, column in stored.items()))
+    return parse_vectors(rows, _list_vectors(settings, read))
 
 
 def add_columns(
@@ -113,8 +115,17 @@ def _add_attributes(
         attributes = store.read(table)
         stored = {c.flat: name_table_column(settings, table, c.column) for c in wanted}
         require_columns(attributes.columns, {c: stored[c.flat] for c in wanted}, "features")
-        rows = join_attributes(rows, attributes, key, table, stored, log.as_of)
+        # Parse each snapshot once, and not each row that it is joined with.
+        vectors = {stored[name]: vector for name, vector in _list_vectors(settings, wanted).items()}
+        stored |= {name_unparsable(name): name_unparsable(stored[name]) for name in _list_vectors(settings, wanted)}
+        rows = join_attributes(rows, parse_vectors(attributes, vectors), key, table, stored, log.as_of)
     return rows
+
+
+def _list_vectors(settings: Settings, read: Iterable[ColumnRef]) -> dict[str, Vector]:
+    """Return the features that read columns as vectors, by the names of these columns in `features`."""
+    columns = set(read)
+    return {f.column.flat: f for f in settings.select_features(Vector) if f.column in columns}
 
 
 def find_cut_days(settings: Settings, rows: DataFrame) -> list[int]:

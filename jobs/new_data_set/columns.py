@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from star_ctr.jobs.new_data_set.time_formats import TimeFormat, detect_epoch, detect_time_format
+from star_ctr.jobs.new_data_set.vector_formats import VectorFormat, detect_vectors
 
-Kind = Literal["integer", "number", "text", "list", "time", "day", "struct", "empty"]
+Kind = Literal["integer", "number", "text", "list", "vector", "time", "day", "struct", "empty"]
 
 _SEPARATORS = ("|", ";", ",")
 _FORMAT_VALUES = 2_000
@@ -34,6 +35,7 @@ class Column(NamedTuple):
         time: For a time or day: how it is written.
         separator: For text that lists values: what separates them.
         decimal: The decimal separator of a number in text.
+        vector: For a vector: how it is written.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Column(NamedTuple):
     time: TimeFormat | None = None
     separator: str | None = None
     decimal: str = "."
+    vector: VectorFormat | None = None
 
     @property
     def words(self) -> list[str]:
@@ -94,6 +97,8 @@ def describe_column(name: str, series: pd.Series, allow_commas: bool = True) -> 
     if values.empty:
         return Column(name, "empty", values, missing, 0)
     first = values.iloc[0]
+    if isinstance(first, list | np.ndarray | str) and (found := detect_vectors(values)):
+        return Column(name, "vector", values, missing, 0, vector=found)
     if isinstance(first, list | np.ndarray):
         joined = values.map(lambda v: "\x1f".join(map(str, v)))
         return Column(name, "list", joined, missing, joined.nunique())

@@ -142,7 +142,7 @@ def find_outcomes(columns: Mapping[str, Column], clicked: pd.Series | None) -> d
 
 def _explain_outcome(column: Column, clicked: pd.Series) -> str | None:
     """Return why a column is an outcome by its values; None if it may not be one."""
-    if column.kind in ("empty", "struct", "list"):
+    if column.kind in ("empty", "struct", "list", "vector"):
         return None
     texts = column.values.astype(str)
     is_other = texts != texts.mode().iloc[0]

@@ -76,6 +76,8 @@ def propose_features(roles: Roles) -> Proposals:
             features.append(Proposal({"name": names.take(column.name), **settings}, log, reason))
             if settings["kind"] == "numeric":
                 types.setdefault(log, {})[column.name] = "double"
+            elif column.vector and column.vector.separator and any(c.decimal == "," for c in columns):
+                types.setdefault(log, {})[column.name] = "string"  # the numbers of vectors have decimal points
             elif log == "items" and "multiple" not in settings and column.distinct in _CATEGORY_VALUES:
                 categories.append(column)
     features.append(Proposal({"name": names.take("hour"), "kind": "categorical", "column": "hour"}, "impressions"))
@@ -136,6 +138,8 @@ def _propose_column(log: str, column: Column, is_dated: bool) -> tuple[dict[str,
             return None, f"a {_NOUNS[column.kind]}; to use it, derive a number or category with `columns`"
         case "list":
             return {"kind": "categorical", "column": reference, "multiple": True}, ""
+        case "vector":
+            return _propose_vector(reference, column)
         case "number":
             return _propose_numeric(reference, column), ""
     if column.distinct < 2:
@@ -151,6 +155,16 @@ def _propose_column(log: str, column: Column, is_dated: bool) -> tuple[dict[str,
         what = "; it looks like free text" if is_sentence else ""
         return None, f"{column.distinct:,} distinct values in {n:,} rows{what}"
     return {"kind": "categorical", "column": reference}, ""
+
+
+def _propose_vector(reference: str, column: Column) -> tuple[dict[str, Any], str]:
+    """Return the settings of a vector without its name, and the evidence."""
+    assert column.vector is not None
+    length, separator, share, examined = column.vector
+    settings: dict[str, Any] = {"kind": "vector", "column": reference, "length": length}
+    if separator not in (None, ","):
+        settings["separator"] = separator
+    return settings, f"{column.name}: {share:.0%} of {examined:,} values are lists of {length} numbers"
 
 
 def _propose_numeric(reference: str, column: Column) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def describe_share(now: Measure, usual: float) -> str:
         LEFT_OUT: f"{share} of the rows of {log} are left out by `where`",
         MATCH: f"only {share} of {matches}",
         EARLY: f"{share} of clicks precede their impression",
-        UNPARSABLE: f"{share} of the values of {name} are not numbers{example}",
+        UNPARSABLE: f"{share} of the values of {name} cannot be parsed{example}",
         UNSEEN: f"{share} of the values of {name} did not occur on the earlier days",
         HEAVIEST: f"one user ({now.example}) has {share} of the rows of {log}",
     }[now.measure]

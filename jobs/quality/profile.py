@@ -15,7 +15,7 @@ from pyspark.sql import functions as F
 
 from star_ctr.conf.contracts.column_ref import PLAIN_COLUMNS, ColumnRef
 from star_ctr.conf.errors import DataError
-from star_ctr.conf.settings.features import Categorical, Numeric
+from star_ctr.conf.settings.features import Categorical, Numeric, Vector
 from star_ctr.conf.settings.label import LabelFromClicks
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.point_in_time.attributes import name_match_column
@@ -98,7 +98,7 @@ def write_profile(
 
 
 def measure_columns(settings: Settings, rows: DataFrame) -> list[Measure]:
-    """Count matches of attribute tables and unparsable values of numeric features by day.
+    """Count matches of attribute tables and unparsable values of numeric features and vectors by day.
 
     Args:
         settings: The data set.
@@ -108,7 +108,7 @@ def measure_columns(settings: Settings, rows: DataFrame) -> list[Measure]:
         The measures of each day.
     """
     tables = [t for t in ("users", "items") if name_match_column(t) in rows.columns and getattr(settings.logs, t)]
-    numbers = sorted({f.column for f in settings.select_features(Numeric)})
+    numbers = sorted({f.column for f in settings.features if isinstance(f, Numeric | Vector)})
     counts = [F.count("*").alias("rows")]
     counts += [F.sum(F.col(name_match_column(t)).cast("long")).alias(t) for t in tables]
     for k, column in enumerate(numbers):
@@ -233,7 +233,7 @@ def _name_column(settings: Settings, column: ColumnRef) -> str:
 
 
 def check_numbers(settings: Settings, measures: Iterable[Measure]) -> None:
-    """Check the share of unparsable values of numeric features.
+    """Check the share of unparsable values of numeric features and vectors.
 
     Args:
         settings: The data set.
@@ -247,12 +247,16 @@ def check_numbers(settings: Settings, measures: Iterable[Measure]) -> None:
     if not exceeded:
         return
     worst = max(exceeded, key=lambda m: (m.share, m.ds))
-    feature = next(f.name for f in settings.select_features(Numeric) if f.column == worst.name)
+    readers = (f for f in settings.features if isinstance(f, Numeric | Vector))
+    feature = next(f for f in readers if f.column == worst.name)
     table = ColumnRef(worst.name).table
+    what = f"vectors of {feature.length} numbers" if isinstance(feature, Vector) else "numbers"
+    remedy = f"set logs.{table}.decimal or logs.{table}.null_values, or make the feature categorical"
+    if isinstance(feature, Vector):
+        remedy = f"set features.{feature.name}.length and features.{feature.name}.separator as in the log"
     raise DataError(
-        f"features.{feature}: {worst.share:.0%} of the {worst.rows:,} values of `{worst.name}` on {worst.ds} are not "
-        f"numbers, such as `{worst.example}` (checks.max_unparsable: {limit:.0%}); set logs.{table}.decimal or "
-        f"logs.{table}.null_values, or make the feature categorical"
+        f"features.{feature.name}: {worst.share:.0%} of the {worst.rows:,} values of `{worst.name}` on {worst.ds} are "
+        f"not {what}, such as `{worst.example}` (checks.max_unparsable: {limit:.0%}); {remedy}"
     )
 
 

@@ -5,24 +5,28 @@ The sample is bounded, whatever the size of the logs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import pyarrow as pa
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.types import ArrayType
 
 from star_ctr.conf.errors import DataError
+from star_ctr.conf.settings.features import Vector
 from star_ctr.conf.settings.root import Settings
 from star_ctr.conf.settings.sources import Log
 from star_ctr.features.cleaning.clean_log import clean_log
-from star_ctr.features.cleaning.column_conversion import read_number, split_columns_by_use
+from star_ctr.features.cleaning.column_conversion import list_vectors, read_number, split_columns_by_use
 from star_ctr.features.cleaning.log_columns import (
     INTERNAL,
+    get_column,
     list_consumed_columns,
     map_declared_columns,
     name_stored_column,
 )
+from star_ctr.features.cleaning.vectors import name_unparsable, parse_vectors
 from star_ctr.jobs.io import log_reader
 from star_ctr.jobs.io.log_files import LogFile
 
@@ -32,6 +36,8 @@ _MAX_BYTES = 64 << 20
 """Size of the files to read; compressed files count several times."""
 _MAX_ROWS = 100_000
 _MAX_DAYS = 4
+_VECTOR_LENGTH = 40
+"""Maximum number of characters of a vector."""
 _COMPRESSION = 5
 """Assumed ratio of the sizes of text and of compressed text or Parquet."""
 
@@ -40,8 +46,8 @@ class Sample(NamedTuple):
     """Rows of a log.
 
     Attributes:
-        rows: Cleaned rows: the columns of the log's table, `ds`, `reason`, `raw`, and the numbers of numeric features
-            and of the weight.
+        rows: Cleaned rows: the columns of the log's table (the first characters of vectors), `ds`, `reason`, `raw`, and
+            the numbers of numeric features and of the weight. For a vector, the number is 1 if it can be parsed.
         types: The types of the raw columns, in the order of the first file.
         stored: For each raw column, the column of `rows` with its values.
         files: The number of files read.
@@ -92,11 +98,30 @@ def collect_sample(
     stored = _map_columns(settings, log, types)
     added = {NUMBER_PREFIX + column: read_number(cleaned, stored[column]) for column in sorted(numbers & set(stored))}
     rows = cleaned.withColumns(added) if added else cleaned
+    rows = _replace_vectors(rows, {c: f for c, f in list_vectors(settings, name).items() if c in stored}, stored)
     limited = rows if is_full else rows.limit(_MAX_ROWS)
     # Times as microseconds, because Arrow cannot convert years after 9999.
     limited = limited.withColumn("ts", F.unix_micros("ts")) if "ts" in limited.columns else limited
     table = limited.toArrow()
     return Sample(table, types, stored, len(chosen), is_whole and (is_full or len(table) < _MAX_ROWS))
+
+
+def _replace_vectors(rows: DataFrame, vectors: Mapping[str, Vector], stored: Mapping[str, str]) -> DataFrame:
+    """Replace vectors by the start of their text, and add whether each is a vector (NUMBER_PREFIX; 1 or null)."""
+    starts = {column: f"_start_{column}" for column in vectors}
+    for column, start in starts.items():
+        value = get_column(stored[column])
+        is_list = isinstance(rows.schema[stored[column]].dataType, ArrayType)
+        text = F.array_join(value, ", ", "null") if is_list else value.cast("string")
+        rows = rows.withColumn(start, F.substring(text, 1, _VECTOR_LENGTH))
+    rows = parse_vectors(rows, {stored[column]: vector for column, vector in vectors.items()})
+    for column, start in starts.items():
+        is_vector = get_column(stored[column]).isNotNull()
+        unparsable = name_unparsable(stored[column])
+        shown = F.when(is_vector | get_column(unparsable).isNotNull(), get_column(start))
+        rows = rows.withColumn(NUMBER_PREFIX + column, F.when(is_vector, F.lit(1.0)))
+        rows = rows.withColumn(stored[column], shown).drop(start, unparsable)
+    return rows
 
 
 def choose_files(log: Log, files: Sequence[LogFile], ds: str | None, sources: int = 1) -> tuple[list[LogFile], bool]:

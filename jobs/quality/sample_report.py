@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from star_ctr.conf.settings.features import Categorical, Numeric, list_read_columns
+from star_ctr.conf.settings.features import Categorical, Numeric, Vector, list_read_columns
 from star_ctr.conf.settings.label import LabelColumn
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.cleaning.clean_log import LEFT_OUT_BY_WHERE, NOT_QUARANTINED, UNKNOWN_DOMAIN
@@ -86,8 +86,9 @@ def describe_sample(settings: Settings, name: str, sample: Sample, report: LogRe
     report.problems += problems
     report.warnings += warnings
     report.problems += _describe_lists(settings, name, sample)
-    for column, feature in _list_numeric_features(settings, name).items():
-        report.problems += _describe_unparsable(settings, feature, column, name, sample, good)
+    for feature in settings.features:
+        if isinstance(feature, Numeric | Vector) and feature.column.table == name:
+            report.problems += _describe_unparsable(settings, feature, name, sample, good)
     if name == "impressions":
         report.domains = _describe_domains(good)
         report.problems += _describe_labels(settings, good)
@@ -181,7 +182,7 @@ def _find_values(rows: pa.Table, reason: str) -> list[str]:
 def _describe_lists(settings: Settings, name: str, sample: Sample) -> Iterator[str]:
     """Yield a problem for each feature that needs single values but reads a column of lists."""
     for feature in settings.features:
-        if isinstance(feature, Categorical) and feature.splitter:
+        if isinstance(feature, Vector) or (isinstance(feature, Categorical) and feature.splitter):
             continue
         for read in list_read_columns(feature):
             if read.table == name and sample.types.get(read.column, "").startswith("array"):
@@ -190,15 +191,15 @@ def _describe_lists(settings: Settings, name: str, sample: Sample) -> Iterator[s
                 yield f"features.{feature.name}: `{read.column}` holds lists; {remedy}"
 
 
-def _list_numeric_features(settings: Settings, name: str) -> dict[str, str]:
-    """Return the numeric features of a log by the column that they read."""
-    return {f.column.column: f.name for f in settings.select_features(Numeric) if f.column.table == name}
-
-
 def _describe_unparsable(
-    settings: Settings, feature: str, column: str, name: str, sample: Sample, good: pa.Table
+    settings: Settings, feature: Numeric | Vector, name: str, sample: Sample, good: pa.Table
 ) -> Iterator[str]:
-    """Yield a problem if too many values of a numeric feature are not numbers."""
+    """Yield a problem if too many values of a numeric feature are not numbers, or of a vector not such vectors."""
+    column, what = feature.column.column, "numbers"
+    remedy = f"set logs.{name}.decimal or logs.{name}.null_values, or make the feature categorical"
+    if isinstance(feature, Vector):
+        what = f"vectors of {feature.length} numbers"
+        remedy = f"set features.{feature.name}.length and features.{feature.name}.separator as in the log"
     stored = sample.stored.get(column)
     if stored is None or stored not in good.column_names or NUMBER_PREFIX + column not in good.column_names:
         return
@@ -207,9 +208,8 @@ def _describe_unparsable(
     given = len(values) - values.null_count
     if given and len(bad) > settings.checks.max_unparsable * given:
         yield (
-            f"features.{feature}: {len(bad) / given:.0%} of the values of `{column}` (type {sample.types[column]}) are "
-            f"not numbers, such as `{str(bad[0].as_py())[:_EXAMPLE_LENGTH]}`; set logs.{name}.decimal or "
-            f"logs.{name}.null_values, or make the feature categorical"
+            f"features.{feature.name}: {len(bad) / given:.0%} of the values of `{column}` (type "
+            f"{sample.types[column]}) are not {what}, such as `{str(bad[0].as_py())[:_EXAMPLE_LENGTH]}`; {remedy}"
         )
 
 

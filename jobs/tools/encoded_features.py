@@ -50,6 +50,8 @@ def list_parts(features: Iterable[Mapping[str, Any]], layout: Layout) -> list[Ro
         ints[_find_feature(sequence.name, groups)] += range(offset, offset + sequence.width)
     for position, number in enumerate(layout.numeric):
         floats[_find_feature(number.name, groups)].append(position)
+    for vector, offset in layout.iter_vector_offsets():
+        floats[vector.name] += range(offset, offset + vector.length)
     parts = [RowPart(FEATURE, name, tuple(ints[name]), tuple(floats[name])) for name in groups]
     parts = [part for part in parts if part.ints or part.floats]
     for group in dict.fromkeys(groups.values()):

@@ -37,7 +37,8 @@ class SharedInputs(nn.Module):
     1. the embeddings of its single ids,
     2. the mean embeddings of its lists of ids (0 for an empty list),
     3. the sequences that are pooled by attention,
-    4. its numbers.
+    4. its numbers,
+    5. its vectors, each either projected or unchanged (a feature of kind `vector`).
 
     `model.pooling` selects how sequences of events are pooled. Lists of values (a categorical feature with a
     `separator`) are always averaged.
@@ -51,6 +52,8 @@ class SharedInputs(nn.Module):
         widths: The width of each embedding table.
         tables: The embedding tables.
         pooling: The attention pooling of each sequence that has one.
+        projections: The linear projection of each vector that has one. It has no bias, so a missing vector, which is
+            all zeros, stays zeros.
         singles: The number of features that embed categorical ids. They are the first features of z.
         features: F.
         lookups: The lookup of single ids and averaged lists, by width of the tables.
@@ -66,10 +69,18 @@ class SharedInputs(nn.Module):
         self.singles = sum(self.widths[field.embedding] for field in layout.categorical)
         buckets = sum(self.widths[b.name] for b in layout.buckets)
         pooled = sum(self.widths[side.embedding] for s in layout.sequences for side in s.sides)
-        self.features = self.singles + buckets + pooled + layout.float_count
+        self.features = self.singles + buckets + pooled + len(layout.numeric)
+        self.features += sum(vector.dim for vector in layout.vectors)
         lists = list(self._list_lookups())
         self.lookups = nn.ModuleDict(
             {str(w): MeanLookup([spec for v, spec in lists if v == w]) for w in dict.fromkeys(w for w, _ in lists)}
+        )
+        self.projections = nn.ModuleDict(
+            {
+                _make_module_key(v.name): nn.Linear(v.length, v.dim, bias=False)
+                for v in layout.vectors
+                if v.dim < v.length
+            }
         )
         self._lookup_ranges = list(_group_widths([width for width, _ in lists]))
 
@@ -123,7 +134,15 @@ class SharedInputs(nn.Module):
                 for sequence, offset in self.layout.iter_sequence_offsets()
                 if _make_module_key(sequence.name) in self.pooling
             ]
-        return torch.cat([*parts, *attended, floats_BN], dim=1)
+        return torch.cat([*parts, *attended, *self._project_vectors(floats_BN)], dim=1)
+
+    def _project_vectors(self, floats_BN: Tensor) -> Iterator[Tensor]:
+        """Yield the numbers of the rows, then each vector, projected if it has a projection."""
+        yield floats_BN[:, : len(self.layout.numeric)] if self.layout.vectors else floats_BN
+        for vector, offset in self.layout.iter_vector_offsets():
+            elements = floats_BN[:, offset : offset + vector.length]
+            key = _make_module_key(vector.name)
+            yield self.projections[key](elements) if key in self.projections else elements
 
     def _pool_by_attention(self, ints_BI: Tensor, looked_up_BS: Tensor, sequence: SequenceField, offset: int) -> Tensor:
         """Pool the events of a sequence by attention to the candidate.

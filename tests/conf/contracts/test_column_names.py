@@ -57,6 +57,10 @@ CLASHES = {
         [statistic("s", counts=["rate_click"], rates={"click": "shown"})], {"rate_click": SHOWN}, "number `s__rate_click`",
     ),
     "a number and a rate": ([NUMERIC | {"name": "by_item__rate_click"}], {}, "number `by_item__rate_click`"),
+    "a number and a vector": (
+        [NUMERIC | {"name": "x__missing"}, {"name": "x", "kind": "vector", "column": "items.x", "length": 3}], {},
+        "number `x__missing`",
+    ),
     "a number and a missing-value flag": (
         [NUMERIC | {"name": "p", "encode": ["missing"]}, NUMERIC | {"name": "p__missing"}], {}, "number `p__missing`",
     ),

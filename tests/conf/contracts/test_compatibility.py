@@ -11,7 +11,15 @@ from star_ctr.conf.contracts.compatibility import (
     dump_number_encodings,
     list_number_changes,
 )
-from star_ctr.conf.contracts.encoded_row import BucketField, IdField, Layout, NumericField, NumericSource, SequenceField
+from star_ctr.conf.contracts.encoded_row import (
+    BucketField,
+    IdField,
+    Layout,
+    NumericField,
+    NumericSource,
+    SequenceField,
+    VectorField,
+)
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.settings.model import EmbeddingSettings, ModelSettings
 
@@ -164,3 +172,27 @@ def test_each_setting_of_a_model_must_be_the_same_unless_it_is_safe_to_change() 
         with pytest.raises(UserError) as error:
             check_model("last", before, before.model_copy(update={name: value}))
         assert f"model.{name}: {getattr(before, name)} -> {value}; change them back, or set trainer" in str(error.value)
+
+
+VECTOR = VectorField(name="image", column="i", length=3, dim=2, mean=[1.0, 2.0, 3.0], scale=0.5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"mean": [1.0, 2.0, 4.0]}, r"image.hash of mean: [0-9a-f]{16} -> [0-9a-f]{16}; "),
+        ({"scale": 0.25}, r"image.scale: 0.5 -> 0.25; "),
+        ({"length": 4}, r"vectors.image.length: 3 -> 4; "),
+        ({"dim": 3}, r"vectors.image.dim: 2 -> 3; "),
+        ({"name": "picture"}, r"vectors: \['image'\] -> \['picture'\]; "),
+    ],
+)
+def test_vectors_keep_their_length_and_scale(changes: dict[str, object], words: str) -> None:
+    before, now = other(vectors=[VECTOR]), other(vectors=[VECTOR.model_copy(update=changes)])
+    check_fitted("last", before, before)
+    for check in (check_split, check_fitted):
+        with pytest.raises(UserError, match=words):
+            check("last", before, now)
+    constant = other(vectors=[VECTOR.model_copy(update={"scale": 0.0})])
+    if changes.keys() & {"mean", "scale"}:
+        check_fitted("last", constant, now)

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.load import load
-from star_ctr.conf.settings.features import Sequence, Statistic
+from star_ctr.conf.settings.features import Sequence, Statistic, Vector
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.new_data_set.draft import Draft, draft_settings
 from star_ctr.jobs.new_data_set.log_groups import _get_format
@@ -260,3 +260,34 @@ def test_a_night_runs_with_a_draft(tmp_path: Path, spark: SparkSession) -> None:
     assert [problem for report in reports for problem in report["problems"]] == []
     metrics = nightly.run(settings, spark, small_logs.DAYS[-1])["metrics"]
     assert {m["domain"] for m in metrics} >= {"home", "search", "mail"}
+
+
+@pytest.mark.parametrize("kind", ["parquet", "json", "csv"])
+def test_lists_of_numbers_of_one_length_are_vectors(tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "logs"
+    (folder / "views").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    make_rows().to_parquet(folder / "views" / "all.parquet", index=False)
+    images = [v.round(3).tolist() for v in rng.normal(size=(80, 16))]
+    images[3], images[5] = images[3][:-1], None
+    columns = {
+        "image": images,
+        "codes": rng.integers(0, 9, (80, 16)).tolist(),
+        "box": rng.normal(size=(80, 4)).tolist(),
+    }
+    news = pd.DataFrame({"newsId": [f"N{k}" for k in range(80)], **columns})
+    if kind == "parquet":
+        news.to_parquet(folder / "news.parquet", index=False)
+    elif kind == "json":
+        news.to_json(folder / "news.jsonl", orient="records", lines=True)
+    else:
+        texts = news["image"].map(lambda v: v and "|".join(map(str, v)))
+        news.assign(image=texts, codes="x", box=news["box"].map(lambda v: ",".join(map(str, v)))).to_csv(
+            folder / "news.csv", index=False
+        )
+    found, settings = draft(folder)
+    vectors = {f.name: f for f in settings.features if isinstance(f, Vector)}
+    assert set(vectors) == {"image"}
+    image = vectors["image"]
+    assert (image.column, image.length, image.separator) == ("items.image", 16, "|" if kind == "csv" else ",")
+    assert "  # image: 99% of 79 values are lists of 16 numbers\n" in found.text

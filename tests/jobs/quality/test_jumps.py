@@ -83,7 +83,7 @@ SENTENCES = [
     (measure("", DUPLICATES, 10), measure("", DUPLICATES, 800), "8% of the rows of impressions are duplicates, usually 0.1%"),
     (measure("user: missing", QUARANTINED, 2), measure("user: missing", QUARANTINED, 500), "5% of the rows of impressions are quarantined because of `user: missing`, usually 0.02%"),
     (measure("clicks", EARLY, 0, 1_000, log="clicks"), measure("clicks", EARLY, 50, 1_000, log="clicks"), "5% of clicks precede their impression, usually 0%"),
-    (measure("impressions.slot", UNPARSABLE, 10), measure("impressions.slot", UNPARSABLE, 800, example="n/a"), "8% of the values of impressions.slot are not numbers (such as `n/a`), usually 0.1%"),
+    (measure("impressions.slot", UNPARSABLE, 10), measure("impressions.slot", UNPARSABLE, 800, example="n/a"), "8% of the values of impressions.slot cannot be parsed (such as `n/a`), usually 0.1%"),
     (measure("users.tier", UNSEEN, 10), measure("users.tier", UNSEEN, 10_000), "100% of the values of users.tier did not occur on the earlier days, usually 0.1%"),
     (measure("impressions.user", HEAVIEST, 40), measure("impressions.user", HEAVIEST, 2_000, example="bot"), "one user (bot) has 20% of the rows of impressions, usually 0.4%"),
     (measure("impressions.user", DISTINCT, 3_000), measure("impressions.user", DISTINCT, 5), "impressions.user has 5 distinct values, usually 3,000"),

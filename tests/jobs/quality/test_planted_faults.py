@@ -134,7 +134,7 @@ FAULTS: dict[str, tuple[Callable[[np.random.Generator, Logs], Logs], str]] = {
     "ids collapse": (change("visitor", 1.0, lambda c: "p" + c.str[-1]), r"impressions\.visitor has (9|10|11) distinct values, usually 8\d\d"),
     "clicks before impressions": (edit_clicks(advance(0.055)), r"[4567](\.\d)?% of clicks precede their impression, usually 0%"),
     "quarantine": (change("visitor", 0.05, None), r"[456](\.\d)?% of the rows of impressions are quarantined because of `visitor: missing`, usually 0%"),
-    "unparsable": (change("slot", 0.08, "n/a"), r"([78](\.\d)?|9(\.\d)?)% of the values of impressions\.slot are not numbers \(such as `n/a`\), usually 0%"),
+    "unparsable": (change("slot", 0.08, "n/a"), r"([78](\.\d)?|9(\.\d)?)% of the values of impressions\.slot cannot be parsed \(such as `n/a`\), usually 0%"),
 }  # fmt: skip
 
 

@@ -8,12 +8,11 @@ import pytest
 
 from star_ctr.conf.load import load
 from star_ctr.conf.settings.gate import GateSettings
-from star_ctr.jobs.gate import _require_bootstrap_samples
 from star_ctr.jobs.registry.decisions import (
     Outcome,
 )
 from star_ctr.jobs.registry.gate_baseline import estimate_completeness
-from star_ctr.jobs.registry.gate_checks import GateInputs
+from star_ctr.jobs.registry.gate_checks import GateInputs, require_bootstrap_samples
 from star_ctr.jobs.registry.gate_policy import check_refit, decide
 
 GATE = GateSettings()
@@ -172,7 +171,7 @@ def test_an_untestable_difference_is_not_promoted() -> None:
 @pytest.mark.parametrize(("configured", "used"), [(0, 200), (50, 200), (500, 500)])
 def test_the_gate_uses_enough_bootstrap_draws(configured: int, used: int) -> None:
     settings = load("demo", [f"evaluate.bootstrap_samples={configured}"])
-    assert _require_bootstrap_samples(settings).evaluate == settings.evaluate.model_copy(
+    assert require_bootstrap_samples(settings).evaluate == settings.evaluate.model_copy(
         update={"bootstrap_samples": used}
     )
 

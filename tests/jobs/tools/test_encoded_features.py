@@ -6,7 +6,15 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from star_ctr.conf.contracts.encoded_row import BucketField, IdField, Layout, NumericField, NumericSource, SequenceField
+from star_ctr.conf.contracts.encoded_row import (
+    BucketField,
+    IdField,
+    Layout,
+    NumericField,
+    NumericSource,
+    SequenceField,
+    VectorField,
+)
 from star_ctr.jobs.tools.encoded_features import RowPart, list_parts
 from star_ctr.jobs.tools.explain import exchange, permute_in_domains
 
@@ -55,6 +63,16 @@ def test_all_positions_belong_to_the_right_feature() -> None:
         ("group", "items"): ((1, 2), (3,)),
         ("group", "statistics"): ((), (0, 1, 2)),
     }
+
+
+def test_a_vector_and_its_flag_are_exchanged_together() -> None:
+    vectors = [VectorField(name=name, column=name, length=length, dim=2) for name, length in (("image", 3), ("by", 2))]
+    features = [{"name": name, "kind": "vector", "column": f"items.{name}"} for name in ("by", "image")]
+    numeric = [*LAYOUT.numeric, number("image__missing"), number("by__missing")]
+    parts = list_parts([*FEATURES, *features], LAYOUT.model_copy(update={"numeric": numeric, "vectors": vectors}))
+    floats = {p.name: p.floats for p in parts}
+    assert (floats["image"], floats["by"]) == ((4, 6, 7, 8), (5, 9, 10))
+    assert (floats["by_item"], floats["items"]) == ((0, 1), (3, 5, 9, 10, 4, 6, 7, 8))
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=60), st.integers(0, 1000))
