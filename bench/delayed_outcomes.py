@@ -81,7 +81,7 @@ def measure_pcoc(folder: Path, name: str, ordered: pd.Series) -> float:
     file.write_text(yaml.safe_dump(conf, sort_keys=False))
     run_star_ctr(folder, "nightly", "--conf", str(file), "--ds", NIGHT)
     rows = pd.DataFrame(read_rows(str(folder / name / "scores"))).query("ds == @NIGHT")
-    predicted = rows["outcomes"].map(lambda pairs: dict(pairs)["order"]).sum()
+    predicted = rows["outcome_scores"].map(lambda pairs: dict(pairs)["order"]).sum()
     return float(predicted / ordered.loc[rows["impression_id"]].sum())
 
 

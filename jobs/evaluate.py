@@ -121,9 +121,9 @@ def evaluate_runs(
             list(runs), "run_id string, attempt long, ds string, model string, seed long"
         )
         found = compute_metrics(scores, evaluate or NO_INTERVALS)
-        definition = hash_outcome_settings(store.settings) if "outcomes" in scores.columns else None
+        definition = hash_outcome_settings(store.settings) if "outcome_scores" in scores.columns else None
         if definition:
-            has_outcomes = F.bool_or(F.col("outcomes").isNotNull())
+            has_outcomes = F.bool_or(F.col("outcome_scores").isNotNull())
             predicted = scores.groupBy("run_id").agg(F.when(has_outcomes, definition).alias("outcome_settings"))
             run_columns = run_columns.join(predicted, "run_id", "left")
         metrics = found.join(F.broadcast(run_columns), "run_id").select(

@@ -35,7 +35,7 @@ SCORES_SCHEMA = (
     "label_final boolean, score double"
 )
 """Schema of `scores`; `score` is the predicted CTR. Models with further outcomes add `OUTCOMES_SCHEMA`."""
-OUTCOMES_SCHEMA = "outcomes map<string, double>"
+OUTCOMES_SCHEMA = "outcome_scores map<string, double>"
 """Schema of the column with the predicted probability of each further outcome."""
 SCORE_COLUMNS = [field.split()[0] for field in SCORES_SCHEMA.split(", ")]
 
@@ -125,7 +125,7 @@ def score_rows(rows: DataFrame, attempt: Attempt) -> DataFrame:
                     pa.array(scores.astype(np.float64)),
                     *([make_map_column(model.outcomes, outcomes)] if model.outcomes else []),
                 ],
-                names=[*SCORE_COLUMNS, *(["outcomes"] if model.outcomes else [])],
+                names=[*SCORE_COLUMNS, *(["outcome_scores"] if model.outcomes else [])],
             )
 
     columns = ("ds", "impression_id", "user_id", "domain", "label", "label_final", "domain_id", "ints", "floats")
@@ -158,7 +158,7 @@ def compare_with_trainer(scores: DataFrame, record: dict[str, Any]) -> float:
     """
     found = [compute_largest_difference(scores, record["sample_scores"])]
     for name, sample in record.get("sample_outcome_scores", {}).items():
-        outcome = scores.withColumn("score", F.col("outcomes")[name])
+        outcome = scores.withColumn("score", F.col("outcome_scores")[name])
         found.append(compute_largest_difference(outcome, sample))
     return max(found)
 

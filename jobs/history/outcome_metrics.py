@@ -90,9 +90,13 @@ def _write(
     labels = store.read("labels").where(F.col("ds").isin(list(closed)) & label.isNotNull())
     labels = labels.select("ds", "impression_id", label.alias("label"))
     scores = (
-        read_scores(store, runs).drop("label", "label_final", "score").withColumn("score", F.col("outcomes")[outcome])
+        read_scores(store, runs)
+        .drop("label", "label_final", "score")
+        .withColumn("score", F.col("outcome_scores")[outcome])
     )
-    scores = scores.where(F.col("score").isNotNull()).drop("outcomes").join(labels, ["ds", "impression_id"]).persist()
+    scores = (
+        scores.where(F.col("score").isNotNull()).drop("outcome_scores").join(labels, ["ds", "impression_id"]).persist()
+    )
     try:
         names = sorted(row.run_id for row in scores.select("run_id").distinct().collect())
         if not names:

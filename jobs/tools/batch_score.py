@@ -76,7 +76,7 @@ def run(
         spark: The session.
         run_id: The run whose model to use.
         source: Path or URL of a Delta or Parquet table with the columns of the impression log, or with encoded rows.
-        target: Path or URL of the output, which has COLUMNS, `outcomes` if the model predicts further outcomes, and
+        target: Path or URL of the output, which has COLUMNS, `outcome_scores` if the model predicts further outcomes, and
             `columns`.
         where: SQL condition that selects the input rows; all rows by default.
         columns: Input columns to copy to the output.
@@ -128,7 +128,7 @@ def run(
             raise DataError(f"{source}: {problem}; see {rejected}")
         carried = [f"{CARRIED}.*"] if columns else []
         with nullcontext(valid) if encoded else _score_raw_rows(store, model, valid, counts) as scores:
-            outcomes = [name for name in ("outcomes",) if name in scores.columns]
+            outcomes = [name for name in ("outcome_scores",) if name in scores.columns]
             scores = scores.select(F.lit(run_id).alias("run_id"), *COLUMNS[1:], *outcomes, *carried)
             scores = scores if encoded else scores.persist()  # those of encoded rows are cached already
             try:
@@ -178,7 +178,7 @@ def _check_columns(rows: DataFrame, columns: Sequence[str]) -> None:
             raise UserError(
                 f"--columns {name}: the input has no such column{nearest} (columns: {', '.join(rows.columns)})"
             )
-        if name.lower() in (*COLUMNS, "outcomes") or columns.count(name) > 1:
+        if name.lower() in (*COLUMNS, "outcome_scores") or columns.count(name) > 1:
             raise UserError(f"--columns {name}: the output would have two columns with this name; remove one of them")
 
 

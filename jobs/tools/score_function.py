@@ -26,7 +26,7 @@ def make_score_function(rows: DataFrame, model: ScoringModel, encoded: bool) -> 
     """Make the function that scores Arrow batches of encoded rows, or encodes and scores rows of features.
 
     Returns:
-        The function and the schema of its output: impression_id, user_id, domain, score, `outcomes` if the model
+        The function and the schema of its output: impression_id, user_id, domain, score, `outcome_scores` if the model
         predicts further outcomes, and CARRIED if `rows` has it. For encoded rows, it also has `reason` and `raw`; rows
         with a reason are not scored (their scores are NaN).
     """
@@ -34,7 +34,7 @@ def make_score_function(rows: DataFrame, model: ScoringModel, encoded: bool) -> 
     vocabularies = model.vocabularies
     copied = [*(("reason", "raw") if encoded else ()), *((CARRIED,) if CARRIED in rows.columns else ())]
     first, names = COLUMNS[1:4], model_files.outcomes
-    outputs = ["score", *(["outcomes"] if names else [])]
+    outputs = ["score", *(["outcome_scores"] if names else [])]
 
     def score(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         predictor = load_predictor(model_files)
@@ -65,5 +65,5 @@ def make_score_function(rows: DataFrame, model: ScoringModel, encoded: bool) -> 
             yield pa.RecordBatch.from_arrays(columns, names=[*first, *outputs, *copied])
 
     fields = [*(StructField(name, StringType()) for name in first), StructField("score", DoubleType())]
-    fields += [StructField("outcomes", MapType(StringType(), DoubleType()))] if names else []
+    fields += [StructField("outcome_scores", MapType(StringType(), DoubleType()))] if names else []
     return ArrowFunction(score, StructType([*fields, *(rows.schema[c] for c in copied)]))

@@ -194,7 +194,7 @@ def test_metrics_of_an_outcome_are_written_once_its_windows_have_closed(nights: 
             compute_outcomes(make_logs(), third), on=["ds", "impression_id"]
         )
         rows = rows[rows[f"outcome_{outcome}"].notna()]
-        predicted = rows["outcomes"].map(lambda pairs, name=outcome: dict(pairs)[name])
+        predicted = rows["outcome_scores"].map(lambda pairs, name=outcome: dict(pairs)[name])
         mine = metrics[(metrics["ds"] == ds) & (metrics["outcome"] == outcome)].set_index("domain")
         overall = mine.loc["overall"]
         assert overall["rows"] == len(rows)
@@ -211,7 +211,7 @@ def test_the_serving_model_is_scored_on_the_next_night(nights: Nights) -> None:
     scores, first = read(conf, "scores"), make_run_id(conf, NIGHTS[0])
     mine = scores[scores["run_id"] == f"{first}@{NIGHTS[1]}"]
     assert len(mine) == (scores["run_id"] == make_run_id(conf, NIGHTS[1])).sum() > 0
-    assert mine["outcomes"].isna().all()
+    assert mine["outcome_scores"].isna().all()
 
 
 @pytest.mark.slow
@@ -226,7 +226,9 @@ def test_batch_scores_equal_those_of_the_night(nights: Nights, spark: SparkSessi
     assert len(both) == len(scores)
     np.testing.assert_allclose(both["score"], both["score_night"], atol=1e-6)
     for name in ALSO:
-        values = [both[c].map(lambda pairs, name=name: dict(pairs)[name]) for c in ("outcomes", "outcomes_night")]
+        values = [
+            both[c].map(lambda pairs, name=name: dict(pairs)[name]) for c in ("outcome_scores", "outcome_scores_night")
+        ]
         np.testing.assert_allclose(*values, atol=1e-6)
 
 
