@@ -76,8 +76,8 @@ def run(
         spark: The session.
         run_id: The run whose model to use.
         source: Path or URL of a Delta or Parquet table with the columns of the impression log, or with encoded rows.
-        target: Path or URL of the output, which has COLUMNS, `outcome_scores` if the model predicts further outcomes, and
-            `columns`.
+        target: Path or URL of the output, which has COLUMNS, `columns`, and `outcome_scores` if the model predicts
+            further outcomes.
         where: SQL condition that selects the input rows; all rows by default.
         columns: Input columns to copy to the output.
         encoded: Whether the input contains encoded rows (`ints`, `floats` and `domain_id`).
