@@ -119,7 +119,7 @@ def choose_training_days(settings: Settings, job: TrainingJob) -> list[str]:
     """
     assert settings.reference is not None
     window = list_days_before(job.ds, settings.reference.window_days)
-    stored = find_encoded_days(settings, job.split, job.versions["split"], window)
+    stored = find_encoded_days(settings, job.split, job.versions["split"], job.layout, window)
     return sorted({*job.days, *stored})
 
 
@@ -145,7 +145,13 @@ def make_reference_job(
         "attempt": 1,
         "folder": "",
         "code": hash_code(["star_ctr.model.train"]),
-        "trainer": settings.trainer.model_copy(update={"warm_start": None}),
+        # A new reference has no checkpoint to resume from, even if the night must have one.
+        "trainer": settings.trainer.model_copy(
+            update={
+                "warm_start": None,
+                "checkpoint": settings.trainer.checkpoint.model_copy(update={"resume": "auto"}),
+            }
+        ),
         "settings": dump_redacted(settings),
     }
     return job.model_copy(update=changes)

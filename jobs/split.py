@@ -89,7 +89,6 @@ def write_split(settings: Settings, spark: SparkSession, ds: str | None, tables:
     )
     write_split_ledger(settings, store, tables.split, ds, counts, domains)
     check_training_rows(store, ds, counts)
-    write_outcome_ledger(settings, store, tables.split, ds, train)
     vocabularies = fit_vocabularies(settings, train, ds, before and before.vocabularies).withColumn("ds", F.lit(ds))
     version = store.replace(
         tables.vocabularies,
@@ -105,6 +104,7 @@ def write_split(settings: Settings, spark: SparkSession, ds: str | None, tables:
     known = F.col("domain").isin(domains)
     selected = rows if settings.domains.unknown == "bucket" else rows.where(known)
     selected = selected.withColumn("domain", F.when(known, F.col("domain")).otherwise(OTHER_NAME))
+    write_outcome_ledger(settings, store, tables.split, ds, selected.where(~is_test))
     expired = _count_expired(settings, before, written)
     metadata = {"ds": ds, **fingerprint, "vocabularies": version, "layout": layout.model_dump(mode="json")}
     metadata |= {EXPIRED: expired} if expired else {}

@@ -5,6 +5,7 @@ The YAML file contains everything that is specific to a data set. A new data set
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, TypeVar
 
 from pydantic import Field, model_validator
@@ -214,6 +215,16 @@ def _find_label_problems(settings: Settings) -> list[str]:
             return [f"label.also.{name}: the outcome comes from events, but `logs.events` is not declared"]
         if logs.impressions.id is None:
             return ["logs.impressions.id: this key is required to join events; set it to the column with the id"]
+    if settings.trainer.outcome_weight != 1 and not settings.label.also:
+        return ["trainer.outcome_weight: there are no further outcomes; declare `label.also`, or remove this key"]
+    hours = settings.window.days * 24
+    for name, outcome in settings.label.outcome_events.items():
+        if outcome.window_hours > hours:
+            days = math.ceil(outcome.window_hours / 24)
+            return [
+                f"label.also.{name}: its window of {outcome.window_hours:g} hours is longer than the training window, "
+                f"so the outcome is not known for most or all training rows; set window.days to at least {days}"
+            ]
     from_clicks = isinstance(settings.label, LabelFromClicks)
     if from_clicks and settings.logs.clicks is None:
         return ["label.window_hours: the label comes from clicks, but `logs.clicks` is not declared"]

@@ -9,7 +9,7 @@ impressions. An outcome is null until its window has closed.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -38,11 +38,17 @@ from star_ctr.jobs.io.label_records import (
 )
 from star_ctr.jobs.io.table_hashes import HASH, hash_days
 from star_ctr.jobs.io.warehouse import (
+    LedgerEntry,
     WarehouseTables,
     collect_ledger_entries,
     make_in_condition,
     repartition_by_day,
 )
+
+_MIN_EVENTS = 20
+"""Number of events from which it is an error if none of them belongs to an impression."""
+_NAMED = 10
+"""Maximum number of events that a message names."""
 
 
 def write_labels(settings: Settings, store: WarehouseTables, planned: Mapping[str, str], ds: str) -> None:
@@ -92,6 +98,7 @@ def _add_event_outcomes(
         entries = collect_ledger_entries(attribution.count_clicks(matches.where(F.col("ds").isin(list(days)))))
         entries = [entry._replace(reason=entry.reason.replace("click", "event")) for entry in entries]
         store.write_ledger(f"attribute.{name}", entries, make_in_condition("ds", days))
+        _check_events(store, name, outcome.event or name, entries, ds)
         matched = matches.where((F.col("status") == attribution.MATCHED) & F.col("shown_ds").isin(list(days)))
         keys = matched.select("impression_id", F.col("shown_at").alias("ts"), F.col("shown_ds").alias("ds"))
         is_final = attribution.compute_closing_day(outcome.window_hours, settings.zone) <= F.lit(ds)
@@ -102,6 +109,36 @@ def _add_event_outcomes(
             .drop("_found")
         )
     return impressions
+
+
+def _check_events(store: WarehouseTables, outcome: str, event: str, entries: Iterable[LedgerEntry], ds: str) -> None:
+    """Check that the log has events of an outcome. Without any, all impressions would count as negative.
+
+    Args:
+        store: The tables.
+        outcome: The name of the outcome.
+        event: The name of its events.
+        entries: The ledger entries of the events of the days whose labels are computed.
+        ds: The night.
+
+    Raises:
+        DataError: The log has no events of the outcome, or none of them belongs to an impression.
+    """
+    entries = list(entries)
+    total, matched = sum(e.rows_in for e in entries), sum(e.rows_out for e in entries)
+    events = store.read("events").where(F.col("ds") <= ds)
+    if total == 0 and events.where(F.col("event") == event).isEmpty():
+        found = sorted(row.event for row in events.select("event").distinct().limit(_NAMED).collect())
+        raise DataError(
+            f"label.also.{outcome}: `logs.events` has no event `{event}` up to {ds} (found: "
+            f"{', '.join(found) or 'no events'}); correct `event`, or remove the outcome"
+        )
+    if total >= _MIN_EVENTS and matched == 0:
+        raise DataError(
+            f"label.also.{outcome}: none of the {total:,} events `{event}` belongs to an impression that was shown "
+            "before it; check that logs.events.impression and logs.impressions.id contain the same ids, and the zones "
+            "of their times"
+        )
 
 
 def _make_records(

@@ -75,6 +75,9 @@ def write_outcome_ledger(settings: Settings, store: WarehouseTables, step: str, 
         step: The name of the split table. The step in the ledger is for example `split.train.long_view`.
         ds: The night, which is the day of all entries.
         train: The training rows.
+
+    Raises:
+        DataError: An outcome is not known in any training row, so its head would not be trained.
     """
     outcomes = settings.label.outcomes
     if not outcomes:
@@ -86,6 +89,12 @@ def write_outcome_ledger(settings: Settings, store: WarehouseTables, step: str, 
         unknown = ((row.domain, row.rows - row[2 + k]) for row in found)
         entries += [LedgerEntry(ds, domain, n, 0, UNKNOWN_OUTCOME) for domain, n in unknown if n]
         store.write_ledger(f"{step}.{TRAIN}.{name}", entries, f"ds = {quote_spark_literal(ds)}")
+        if not any(entry.rows_out for entry in entries):
+            raise DataError(
+                f"{store.warehouse.table('labels')}: the outcome `{name}` is not known in any of the "
+                f"{sum(row.rows for row in found):,} training rows of night {ds}, because its windows are still open "
+                f"or its column has no values; set a longer window.days, or remove label.also.{name}"
+            )
 
 
 def check_training_rows(store: WarehouseTables, ds: str, counts: Iterable[RowCount]) -> None:

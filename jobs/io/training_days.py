@@ -26,7 +26,8 @@ from star_ctr.jobs.io.warehouse import WarehouseTables
 
 PART = "split"
 """The part of the records of encoded training days."""
-_VOCABULARY = "vocabulary"
+_VOCABULARY, _ENCODING = "vocabulary", "encoding"
+"""Keys of a record: the hash of the vocabularies, and that of the layout that the rows were encoded with."""
 
 
 class TrainingDays(NamedTuple):
@@ -86,12 +87,12 @@ def plan_training_days(
         found = stored.get(day)
         is_valid = found is not None and found.inputs == inputs and found.outputs[_VOCABULARY] in lineage
         if not is_valid or day not in existing:
-            encoded[day] = DayRecord(inputs, {_VOCABULARY: vocabulary})
+            encoded[day] = DayRecord(inputs, {_VOCABULARY: vocabulary, _ENCODING: layout.hash_encoding()})
     return TrainingDays(list(days), encoded, lineage)
 
 
-def find_encoded_days(settings: Settings, table: str, version: int, days: Sequence[str]) -> list[str]:
-    """Find the days whose stored rows have the ids of a night, including days before its training window.
+def find_encoded_days(settings: Settings, table: str, version: int, layout: Layout, days: Sequence[str]) -> list[str]:
+    """Find the days whose stored rows have the ids and numbers of a night, including days before its training window.
 
     These are the rows that the nights were trained on. Labels that became final later are not updated.
 
@@ -99,11 +100,12 @@ def find_encoded_days(settings: Settings, table: str, version: int, days: Sequen
         settings: The settings of the data set.
         table: Path or URL of the split table.
         version: The version of the commit that wrote the night.
+        layout: The layout of the night. A number that was constant on earlier days has another scale since.
         days: The days to look for.
 
     Returns:
-        The days whose rows were encoded with the vocabularies of the night, or with those that they extend, and have
-        not been written again since; in the order of `days`.
+        The days whose rows were encoded with the vocabularies of the night, or with those that they extend, and with
+        its encoding of numbers, and have not been written again since; in the order of `days`.
     """
     lineage, records = set(read_lineage(table, version)), DayRecords(settings).read(PART)
     # The records describe the newest version, whose rows may be encoded with other vocabularies.
@@ -113,6 +115,7 @@ def find_encoded_days(settings: Settings, table: str, version: int, days: Sequen
         for day in days
         if day in records
         and records[day].outputs[_VOCABULARY] in lineage
+        and records[day].outputs.get(_ENCODING) == layout.hash_encoding()
         and day in files
         and files[day] == newest.get(day)
     ]

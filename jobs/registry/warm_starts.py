@@ -14,7 +14,7 @@ from star_ctr.conf.contracts.catalog import LAYOUT_FILE, WEIGHTS_FILE, Warehouse
 from star_ctr.conf.contracts.compatibility import dump_number_encodings
 from star_ctr.conf.contracts.encoded_row import Layout
 from star_ctr.conf.contracts.fingerprint import hash_json
-from star_ctr.conf.contracts.run_id import make_run_id, strip_refit_suffix
+from star_ctr.conf.contracts.run_id import is_reference, make_run_id, strip_refit_suffix
 from star_ctr.conf.contracts.stored import parse_stored
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.files import hash_file
@@ -114,6 +114,8 @@ def _read_start(choice: str, attempt: Attempt | None, name: str, ds: str) -> Sta
             f"trainer.warm_start: {subject} is not a finished run. Set it to the run_id of a finished run, to "
             f"`{PREVIOUS}` or to `{ACCEPTED}`, or remove it to train from scratch"
         )
+    if is_reference(name):
+        raise UserError(f"trainer.warm_start: {name} is a reference, from which no night continues; choose another run")
     night = attempt.record()["ds"]
     # A refit was also trained on its own night, the day on which the promoted run was evaluated.
     if night > ds or (night == ds and strip_refit_suffix(name) != name):

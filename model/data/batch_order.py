@@ -35,6 +35,7 @@ class DataFile:
         rate: Share of its rows without a click that are used; see `negative_downsampling`.
         seed: Seed of the sample.
         mean_weight: Mean weight of the rows of all files, by which weights are divided; None without weights.
+        ds: Partition `ds` of the file: the night, or the day of training rows that are stored once for all nights.
     """
 
     url: str
@@ -45,6 +46,7 @@ class DataFile:
     rate: float = 1.0
     seed: int = 0
     mean_weight: float | None = None
+    ds: str = ""
 
 
 @dataclass(frozen=True)

@@ -184,7 +184,13 @@ def list_live_files(
             )
         key = (str(action.get(f"min.{key_column}")), str(action.get(f"max.{key_column}")))
         files.append(
-            DataFile(f"{root}/{action['path']}", int(action["partition.domain_number"]), action["num_records"], key)
+            DataFile(
+                f"{root}/{action['path']}",
+                int(action["partition.domain_number"]),
+                action["num_records"],
+                key,
+                ds=action["partition.ds"],
+            )
         )
     return sorted(files, key=lambda f: (f.domain, f.key, f.rows, f.url))
 

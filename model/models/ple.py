@@ -134,7 +134,8 @@ class PLE(PerDomainHead):
         widths = [list(map(int, part)) for part in np.array_split(settings.layers, settings.levels) if len(part)]
         input_widths = [features, *(part[-1] for part in widths)]
         *earlier, last = [[width, *part] for width, part in zip(input_widths, widths, strict=False)]
-        self.register_buffer("states", torch.arange(domains))
+        if earlier:
+            self.register_buffer("states", torch.arange(domains))
         self.earlier = nn.ModuleList(Extraction(settings, sizes, domains, shared) for sizes in earlier)
         self.own, self.shared = PerDomainExpert(settings, last, domains), Experts(settings, last, shared)
         self.gates = PerDomainLinear(last[0], 1 + shared, domains)
@@ -155,9 +156,11 @@ class PLE(PerDomainHead):
 
     def copy_domain(self, source: int, target: int) -> None:
         """Let domain `target` read the state of domain `source`; the last experts and gates are copied separately."""
-        self.states[target] = self.states[source]
+        if self.earlier:
+            self.states[target] = self.states[source]
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         # Models that earlier versions wrote do not contain this tensor.
-        state_dict.setdefault(f"{prefix}states", torch.arange(len(self.last.weight)))
+        if self.earlier:
+            state_dict.setdefault(f"{prefix}states", torch.arange(len(self.last.weight)))
         super()._load_from_state_dict(state_dict, prefix, *args)

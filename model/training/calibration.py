@@ -44,6 +44,7 @@ def calibrate(
     layout: Layout,
     settings: CalibrationSettings,
     device: torch.device,
+    copied_domain: int | None = None,
 ) -> tuple[dict[int, int], BiasShifts]:
     """Recompute the normalization statistics of a trained model, and calibrate its output biases.
 
@@ -53,6 +54,7 @@ def calibrate(
         layout: Layout of the encoded rows.
         settings: Settings of the calibration.
         device: Device of the model.
+        copied_domain: The domain whose network domain 0 gets, if it has no training rows; None to keep its own.
 
     Returns:
         The number of rows used for the normalization statistics by domain, and the shifts of the output biases.
@@ -70,6 +72,9 @@ def calibrate(
     if min(data.rates.values()) < 1:
         log_rates = compute_log_rates(data.rates, count_rows_by_domain(data.all_files))
         correct_biases_for_downsampling(model, log_rates)
+    if copied_domain is not None:
+        # With the bias of the copied domain, corrected for its own rate.
+        model.copy_domain(copied_domain)
     if size and settings.output_biases:
         sample = choose_sample_files(data.all_files, size)
         shifts = calibrate_output_biases(model, sample, layout, half_life, device, new_ids)

@@ -40,14 +40,22 @@ class SampleRows(NamedTuple):
 
 
 def choose_sample_files(files: Sequence[DataFile], rows_per_domain: int) -> list[DataFile]:
-    """Return the first files of each domain that together have at least `rows_per_domain` rows.
+    """Return files of each domain that together have at least `rows_per_domain` rows.
 
-    Rows are stored in random order, so the first files are a sample of the domain. A domain with fewer rows contributes
-    all of its files.
+    A domain with fewer rows contributes all of its files. Rows of a night or day are stored in random order, so the
+    first files are a sample of it. If training rows are stored by day, every day contributes the same number of files,
+    the newest one first.
     """
     chosen: list[DataFile] = []
     rows: dict[int, int] = {}
+    counts: dict[tuple[int, str], int] = {}
+    position = []
     for file in files:
+        position.append(counts.setdefault((file.domain, file.ds), 0))
+        counts[file.domain, file.ds] += 1
+    days = sorted({file.ds for file in files}, reverse=True)
+    order = sorted(range(len(files)), key=lambda k: (files[k].domain, position[k], days.index(files[k].ds), k))
+    for file in (files[k] for k in order):
         if rows.get(file.domain, 0) < rows_per_domain:
             chosen.append(file)
             rows[file.domain] = rows.get(file.domain, 0) + file.rows

@@ -271,9 +271,9 @@ class Trainer:
         self.model.eval()
         seen = self.rows_by_domain
         # Without shared weights, the network of unknown domains was not trained. It becomes that of the largest domain.
-        if seen and OTHER_DOMAIN not in seen:
-            self.model.copy_domain(max(seen, key=lambda p: (seen[p], -p)))
-        rows, shifts = calibrate(self.model, self.data, self.job.layout, self.settings.calibration, self.device)
+        copied = max(seen, key=lambda p: (seen[p], -p)) if seen and OTHER_DOMAIN not in seen else None
+        settings = self.settings.calibration
+        rows, shifts = calibrate(self.model, self.data, self.job.layout, settings, self.device, copied)
         for p in self.data.excluded:
             self.model.treat_as_unknown(p)
         if self.job.score_maps is not None:

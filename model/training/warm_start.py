@@ -158,6 +158,8 @@ def _map_names(
             names |= {f"{path}.{p}": None if q is None else f"{path}.{q}" for p, q in enumerate(earlier_domains)}
     if sorted(trainer.job.outcome_weights) != sorted(earlier_outcomes):
         names |= {name: None for name in names if name.startswith("heads.")}
+    # Which state a domain of PLE uses is determined at the end of training.
+    names |= {name: None for name in names if name == "network.states"}
     return names
 
 

@@ -273,6 +273,9 @@ def test_one_night_has_the_outcomes_that_are_known(
     known = expected.set_index("impression_id").loc[rows["impression_id"], ["outcome_order", "outcome_saved"]]
     np.testing.assert_array_equal(stored, known.to_numpy(np.float32))
     assert np.isnan(stored).any(axis=0).all()
+    unknown = write(tmp_path / "one", {"order": {"event": "Order", "window_hours": 40}}, logs=logs)
+    with pytest.raises(DataError, match=r"no event `Order` up to 2026-03-04 \(found: order, return\)"):
+        features.run(unknown, spark, ds)
 
 
 def test_a_missing_column_is_one_clear_error(

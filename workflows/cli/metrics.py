@@ -117,10 +117,17 @@ def _evaluate_night(
     conf: str, overrides: list[str] | None, ds: str | None, json: str | None, against: str | None, wait: bool
 ) -> None:
     """Run the step `evaluate` and print the metrics, with the differences from the run `against` if it is given."""
+    from star_ctr.conf.contracts.run_id import is_reference
     from star_ctr.jobs.io.warehouse import WarehouseTables
     from star_ctr.jobs.tools import differences
     from star_ctr.workflows.nightly import choose_night, run_step
     from star_ctr.workflows.terminal import make_metrics_table, make_table
+
+    if against and is_reference(against):
+        raise UserError(
+            f"--against {against}: `star-ctr reference` compares a night with its reference, and `star-ctr metrics` "
+            "shows the differences; choose another run"
+        )
 
     def action(settings: Settings, spark: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         night = choose_night(settings, spark, "evaluate", ds)

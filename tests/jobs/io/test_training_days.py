@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from deltalake import CommitProperties, DeltaTable, write_deltalake
 
-from star_ctr.conf.contracts.encoded_row import TEST, TRAIN_DAY, Layout
+from star_ctr.conf.contracts.encoded_row import TEST, TRAIN_DAY, Layout, NumericField, NumericSource
 from star_ctr.conf.contracts.run_id import hash_split_settings
 from star_ctr.conf.load import load
 from star_ctr.conf.settings.root import Settings
@@ -102,7 +102,7 @@ class Splits:
         self.settings = load("demo", [f"paths.warehouse={folder}", "split.vocabulary=grown", "window.days=1"])
         self.table = str(folder / "split")
 
-    def write(self, night: str, day: str, lineage: list[str], encode: bool = True) -> int:
+    def write(self, night: str, day: str, lineage: list[str], encode: bool = True, layout: Layout = LAYOUT) -> int:
         """Write a night; returns the version of its commit."""
         parts = [(night, TEST), *([(day, TRAIN_DAY)] if encode else [])]
         rows = pa.table({"ds": [d for d, _ in parts], "part": [p for _, p in parts], "x": [night] * len(parts)})
@@ -115,11 +115,12 @@ class Splits:
             commit_properties=properties,
         )  # fmt: skip
         if encode:
-            DayRecords(self.settings).write("split", {day: DayRecord("", {"vocabulary": lineage[0]})})
+            outputs = {"vocabulary": lineage[0], "encoding": layout.hash_encoding()}
+            DayRecords(self.settings).write("split", {day: DayRecord("", outputs)})
         return int(DeltaTable(self.table).version())
 
-    def find(self, version: int, days: list[str]) -> list[str]:
-        return find_encoded_days(self.settings, self.table, version, days)
+    def find(self, version: int, days: list[str], layout: Layout = LAYOUT) -> list[str]:
+        return find_encoded_days(self.settings, self.table, version, layout, days)
 
 
 def test_days_before_the_window_are_found_through_the_commits_of_earlier_nights(tmp_path: Path) -> None:
@@ -144,6 +145,17 @@ def test_days_with_other_ids_are_left_out(tmp_path: Path) -> None:
     assert splits.find(other, DAYS) == [DAYS[2]]
     back = splits.write("2026-01-05", DAYS[3], ["y", "x"])
     assert splits.find(back, DAYS) == DAYS[2:]
+
+
+def test_days_with_other_scales_are_left_out(tmp_path: Path) -> None:
+    """A number that was constant on the first days gets a scale later, without a change of the settings."""
+    splits = Splits(tmp_path)
+    number = NumericField(name="x", source=NumericSource(column="x"), std=50.0)
+    later = LAYOUT.model_copy(update={"numeric": [number]})
+    splits.write(DAYS[1], DAYS[0], ["a"])
+    splits.write(DAYS[2], DAYS[1], ["b", "a"], layout=later)
+    night = splits.write(DAYS[3], DAYS[2], ["c", "b", "a"], layout=later)
+    assert splits.find(night, DAYS, later) == DAYS[1:3]
 
 
 def test_days_that_were_written_again_are_left_out(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from star_ctr.conf.contracts.domains import DomainIndex
 from star_ctr.conf.contracts.encoded_row import SplitPartition
@@ -94,6 +95,19 @@ def test_without_calibration_the_logits_are_shifted_by_the_log_of_the_rate(large
     trainer.finish()
     shifts = {p: trainer.model.output_bias(p).item() - before[p] for p in range(4)}
     assert shifts == pytest.approx({0: 0.75 * math.log(0.1), 1: math.log(0.1), 2: 0.0, 3: 0.0}, abs=1e-3)
+
+
+def test_unknown_domains_get_the_corrected_bias_of_the_copied_domain(large_table: str, tmp_path: Path) -> None:
+    j = job(large_table, tmp_path, negatives={"a": 0.1}, norm_statistics_rows=0, ema_decay=0.0, batches="mixed")
+    trainer = Trainer(
+        j.model_copy(update={"model": j.model.model_copy(update={"name": "shared_bottom", "norm": "bn"})})
+    )
+    for largest, rate in ((1, 0.1), (2, 1.0)):
+        trainer.rows_by_domain = {1: 10, 2: 10, largest: 20}
+        before = trainer.model.output_bias(largest).item()
+        trainer.finish()
+        assert trainer.model.output_bias(largest).item() == pytest.approx(before + math.log(rate), abs=1e-6)
+        assert torch.equal(trainer.model.output_bias(0), trainer.model.output_bias(largest))
 
 
 def test_one_bias_for_all_domains_needs_one_rate(large_table: str, tmp_path: Path) -> None:

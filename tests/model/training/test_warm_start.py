@@ -372,3 +372,47 @@ def test_heads_continue_only_with_the_same_outcomes(before: TrainingJob, tmp_pat
     added = start(["view"], before)
     assert added.model.heads is not None
     assert torch.equal(added.model.heads.state_dict()["bias"], torch.zeros(1))
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_ple_continues_and_gets_new_domains_if_it_can(
+    levels: int, before: TrainingJob, split: Path, tmp_path: Path
+) -> None:
+    """With one extraction layer, no tensor depends on the number of domains. Checkpoints may lack `states`."""
+    table = write_split(tmp_path)
+    write_deltalake(str(tmp_path / "vocabularies"), make_vocabularies(BEFORE))
+    model = before.model.model_copy(update={"name": "ple", "norm": "bn", "levels": levels})
+    settings = {"history": {}, "model": model.model_dump(mode="json")}
+    first = job(table, tmp_path / "first", batches="mixed").model_copy(
+        update={"run_id": "first", "settings": settings, "model": model}
+    )
+    train(first)
+    shutil.copytree(before.path / "vocabularies", first.path / "vocabularies")
+
+    def start(j: TrainingJob) -> Trainer:
+        trainer = Trainer(j.model_copy(update={"model": model}))
+        start_from_run(trainer)
+        return trainer
+
+    update = {
+        "versions": {"split": version_of(table), "vocabularies": 0},
+        "vocabularies": str(tmp_path / "vocabularies"),
+        "settings": {"history": {}, "model": {}},
+        "start": WarmStart(run_id="first", folder=first.folder, weights="w"),
+    }
+    same = start(job(table, tmp_path / "same", batches="mixed").model_copy(update=update))
+    earlier = resume_trainer(first).model.state_dict()
+    found = same.model.state_dict()
+    for name, weight in earlier.items():
+        if name not in ("norm.single_row_batches", "network.states"):
+            assert torch.equal(found[name], weight), name
+    assert ("network.states" in found) == (levels == 2)
+    if levels == 2:
+        assert found["network.states"].tolist() == [0, 1, 2, 3]
+    other = make_job(first, split, tmp_path / "other", batches="mixed")
+    if levels == 1:
+        assert start_from_run(Trainer(other.model_copy(update={"model": model})))["domains_added"] == ["d"]
+    else:
+        four = other.layout.model_copy(update={"domains": ["a", "b", "c", "d"]})
+        with pytest.raises(UserError, match="depends on the number of domains"):
+            start(other.model_copy(update={"layout": four}))
