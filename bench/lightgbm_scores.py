@@ -45,6 +45,14 @@ FIRST = {
     "rounds": 400, "cat_smooth": 10.0,
 }  # fmt: skip
 """Settings of the first trial; also used if there is no search."""
+DEFAULTS: dict[str, Any] = {"rounds": 100}
+"""LightGBM's defaults."""
+
+
+def draw_trials(count: int) -> list[dict[str, Any]]:
+    """Return the settings of the trials of a search: `FIRST`, and random draws from `SPACE`."""
+    rng = random.Random(0)
+    return [FIRST, *({key: rng.choice(values) for key, values in SPACE.items()} for _ in range(count - 1))]
 
 
 def rows_of(table: str, night: str, part: str) -> tuple[pd.DataFrame, np.ndarray, list[int]]:
@@ -119,9 +127,8 @@ def main() -> None:
     parser.add_argument("--out", default="build/lightgbm.parquet", help="file for the scores")
     arguments = parser.parse_args()
     table = Warehouse(load(arguments.conf, arguments.overrides).paths).table("split")
-    rng = random.Random(0)
-    trials = [FIRST, *({k: rng.choice(v) for k, v in SPACE.items()} for _ in range(arguments.trials - 1))]
-    best, best_value = {"rounds": 100} if arguments.defaults else FIRST, -1.0
+    trials = draw_trials(arguments.trials)
+    best, best_value = DEFAULTS if arguments.defaults else FIRST, -1.0
     for trial in track(trials if arguments.search else [], "searching"):
         found = [scores(table, night, trial, 1) for night in arguments.search.split(",")]
         values = [compute_metrics(f) for f in found]
