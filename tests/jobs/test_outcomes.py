@@ -61,7 +61,7 @@ def write(folder: Path, also: dict[str, object] = ALSO, logs: dict[str, pd.DataF
     source = folder / "logs" if logs is not None else folder.parent / "one" / "logs"
     if logs is not None:
         small_logs.write(folder, {name: logs[name] for name in ("views", "clicks")})
-        (source / "orders").mkdir()
+        (source / "orders").mkdir(exist_ok=True)
         orders = logs["orders"]
         day = orders["at"].dt.tz_convert(small_logs.ZONE).dt.strftime("%Y-%m-%d")
         for name in {*DAYS, *day}:
