@@ -202,12 +202,13 @@ def test_a_night_that_is_due_is_compared_with_a_model_trained_from_scratch(night
     store = WarehouseTables(nights.settings, nights.spark)
     attempt = get_published_attempt(store.warehouse, make_reference_run_id(run))
     job, record, night = read_job(attempt), attempt.record(), read_job(get_published_attempt(store.warehouse, run))
-    assert (job.start, job.days, night.days) == (None, list(small_logs.DAYS[:2]), [small_logs.DAYS[1]])
+    # On the first day of the log, statistics are constant, so its rows have another encoding of numbers.
+    assert (job.start, job.days, night.days) == (None, [small_logs.DAYS[1]], [small_logs.DAYS[1]])
     assert (job.versions, job.layout) == (night.versions, night.layout)
     assert night.score_maps is not None
     assert job.score_maps is None, "there is no earlier reference"
-    views = store.read("features").where(F.col("ds").isin(*small_logs.DAYS[:2])).count()
-    assert sum(record["rows"].values()) == views, "all rows of both days"
+    views = store.read("features").where(F.col("ds") == small_logs.DAYS[1]).count()
+    assert sum(record["rows"].values()) == views, "all rows of the day"
     assert sum(nights.records[1]["rows"].values()) < views
 
 
@@ -231,14 +232,14 @@ def test_the_gap_follows_from_the_scores(nights: Nights) -> None:
     table = store.read("differences").where(f"reference_run_id = '{make_reference_run_id(run)}'").toPandas()
     assert set(table["domain"]) == {*both[0]["domain"], "overall"}
     overall = table[table["domain"] == "overall"].iloc[0]
-    assert (overall["attempt"], overall["reference_attempt"], overall["training_days"]) == (1, 1, 2)
+    assert (overall["attempt"], overall["reference_attempt"], overall["training_days"]) == (1, 1, 1)
     assert overall["gauc"] == pytest.approx(_compute_gauc(both[0]) - _compute_gauc(both[1]), abs=1e-9)
     for metric in ("auc", "pcoc", "log_loss"):
         differences = np.subtract(ours[metric], theirs[metric])
         assert overall[metric] == pytest.approx(differences[0], abs=1e-8)
         low, high = np.quantile(differences[1:], [0.025, 0.975])
         assert (overall[f"{metric}_low"], overall[f"{metric}_high"]) == pytest.approx((low, high), abs=1e-8)
-    assert nights.references[1]["reason"].endswith("compared with a model trained from scratch on 2 days")
+    assert nights.references[1]["reason"].endswith("compared with a model trained from scratch on 1 day")
 
 
 def test_a_reference_does_not_change_any_night(nights: Nights) -> None:
@@ -290,7 +291,7 @@ def test_a_killed_reference_leaves_no_comparison(nights: Nights, monkeypatch: py
             reference.run(settings, nights.spark, NIGHTS[2])
     assert store.read("differences").where(is_gap).count() == 0
     found = reference.run(settings, nights.spark, NIGHTS[2])
-    assert found["days"] == list(small_logs.DAYS[:3])
+    assert found["days"] == list(small_logs.DAYS[1:3])
     assert store.read("differences").where(is_gap).count() == len(found["differences"])
     assert [a.number for a in list_attempts(store.warehouse, name)] == [1], "the trained reference is reused"
     maps = read_job(get_published_attempt(store.warehouse, name)).score_maps
