@@ -122,7 +122,7 @@ def test_comments_cover_the_declared_columns(night: Night) -> None:
     optional = {"impressions": {"label"}, "features": {"hour", "weekday"}}
     optional |= {"history_counts": expiry, "history_events": expiry}
     optional |= {"labels": {"weight"}, "scores": {"outcome_scores"}, "metrics": {"outcome_settings"}}
-    optional |= dict.fromkeys(("split", "refit_split"), {"weight", "outcomes"})
+    optional |= {name: {"weight", "outcomes"} for name in ("split", "refit_split")}
     for name in (n for n in TABLES if store.exists(n)):
         stored = {field.name for field in DeltaTable(store.warehouse.table(name)).schema().fields}
         assert set(TABLES[name].columns) - stored == optional.get(name, set()), name
