@@ -18,12 +18,12 @@ AIRFLOW_PORT ?= 8080
 # Number of test processes, each with a separate Spark session (2 GB).
 TEST_PROCESSES ?= 2
 
-.PHONY: help nightly demo demo-logs test test-slow lint bench format requirements clean java airflow airflow-env
+.PHONY: help nightly demo demo-logs test test-slow test-long lint bench format requirements clean java airflow airflow-env
 help:
 	@echo "make nightly    run a night: on KuaiRand if its logs are in $(STAR_CTR_DATA), else on simulated logs"
 	@echo "make demo       run a night on simulated logs"
 	@echo "make airflow    run nights as an Airflow DAG, with the web interface on this machine"
-	@echo "make test       run the fast tests    make test-slow  run the slow tests"
+	@echo "make test       run the fast tests    make test-slow  run the slow tests    make test-long  run all slow tests"
 	@echo "make lint       run ruff and mypy     make bench      run the benchmarks (build/bench.json)"
 
 .venv/.ready: requirements.txt pyproject.toml
@@ -71,6 +71,10 @@ test-slow: .venv/.ready java
 	@$(MAKE) --no-print-directory airflow-env || echo "Airflow could not be set up: its tests will be skipped."
 	@test -f build/spark.jsa || $(BIN)/python -m tests.archive_classes build/spark.jsa
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m slow --timeout=1800 --no-loadscope-reorder --durations=20
+
+# The slow tests with more kills, nights and examples, and those that are skipped without STAR_CTR_LONG. Takes hours.
+test-long: .venv/.ready java
+	STAR_CTR_LONG=1 $(MAKE) --no-print-directory test-slow
 
 lint: .venv/.ready
 	$(BIN)/ruff check .

@@ -6,7 +6,7 @@ tests can add any rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -99,8 +99,12 @@ def frames(seed: int = 0, rows_a_day: int = 300, days: Sequence[str] = DAYS) -> 
     }
 
 
-def write(folder: Path, logs: dict[str, pd.DataFrame]) -> Path:
-    """Write logs and their configuration below `folder`, and return the YAML file."""
+FEW_FEATURES = ("visitor", "sku", "slot", "by_sku")
+"""Features of each kind of encoding, for tests of nights that are not about features."""
+
+
+def write(folder: Path, logs: dict[str, pd.DataFrame], features: Collection[str] | None = None) -> Path:
+    """Write logs and their configuration below `folder`, by default with all features, and return the YAML file."""
     for name in ("views", "clicks", "visitors"):
         (folder / "logs" / name).mkdir(parents=True, exist_ok=True)
     for day, rows in logs["views"].groupby("day"):
@@ -123,6 +127,7 @@ def write(folder: Path, logs: dict[str, pd.DataFrame]) -> Path:
     )
     skus.to_csv(folder / "logs" / "skus.csv", index=False)
     conf = {**CONF, "paths": {"logs": str(folder / "logs"), "warehouse": str(folder / "warehouse")}}
+    conf["features"] = [f for f in CONF["features"] if features is None or f["name"] in features]
     file = folder / "shop.yaml"
     file.write_text(yaml.safe_dump(conf, sort_keys=False))
     return file

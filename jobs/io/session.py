@@ -52,6 +52,14 @@ _RUNTIME = {
     **{f"spark.databricks.delta.properties.defaults.{k}": v for k, v in TABLE_PROPERTIES.items()},
 }
 
+# Spark keeps the plans of a thousand queries for its web interface. They would fill the heap during a long backfill.
+_KEEP_FEW_QUERIES = {
+    "spark.ui.retainedJobs": "100",
+    "spark.ui.retainedStages": "100",
+    "spark.ui.retainedTasks": "1000",
+    "spark.sql.ui.retainedExecutions": "10",
+}
+
 
 def start(settings: Settings, app: str) -> SparkSession:
     """Return the Spark session for a step: that of spark-submit, or else a new one with Delta Lake.
@@ -109,6 +117,8 @@ def _create(settings: Settings, app: str) -> SparkSession:
         "spark.sql.warehouse.dir": str(Path("build/spark-warehouse").absolute()),
         **settings.spark.conf,
     }
+    if options["spark.ui.enabled"] == "false":
+        options = {**_KEEP_FEW_QUERIES, **options}
     options = choose_collector(options)
     if settings.spark.master.startswith("local"):
         options.setdefault("spark.driver.host", "127.0.0.1")

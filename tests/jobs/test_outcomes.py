@@ -260,6 +260,7 @@ def test_another_weight_needs_no_new_split_but_another_window_does(nights: Night
         split.run(longer, spark, NIGHTS[-1])
 
 
+@pytest.mark.slow
 def test_one_night_has_the_outcomes_that_are_known(
     logs: dict[str, pd.DataFrame], spark: SparkSession, tmp_path: Path
 ) -> None:

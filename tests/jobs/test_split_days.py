@@ -21,6 +21,7 @@ from star_ctr.jobs.io.split_rows import read_test_rows, read_train_rows
 from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.train import make_job
 from star_ctr.model.data.reader import list_live_files, read_files
+from tests.conftest import on_request
 from tests.jobs.history.random_logs import RandomLogs
 
 pytestmark = pytest.mark.spark
@@ -160,6 +161,7 @@ def test_days_are_encoded_again_if_their_rows_or_ids_have_changed(
 
 
 @pytest.mark.slow
+@on_request
 def test_open_labels_and_a_fitted_vocabulary(logs: RandomLogs, tmp_path: Path, spark: SparkSession) -> None:
     """A day with open labels is encoded until they are final; the rows of fitted nights stay apart from those of days."""
     conf = configure(logs, tmp_path / "w", window_hours=30)

@@ -17,6 +17,7 @@ from star_ctr.jobs.io.delta_rows import read_rows
 from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.registry.recipes import measure_training_size
 from star_ctr.jobs.tools import check
+from tests.conftest import on_request
 from tests.jobs.messy_logs import DS, settings, views, write_days
 
 pytestmark = pytest.mark.spark
@@ -73,6 +74,7 @@ def test_weights_reach_the_training_rows(shown: pd.DataFrame, tmp_path: Path, sp
 
 
 @pytest.mark.slow
+@on_request
 def test_another_weight_changes_labels_and_split(shown: pd.DataFrame, tmp_path: Path, spark: SparkSession) -> None:
     conf = configure(tmp_path)
     run_steps(conf, spark, "ingest", "features", "split")

@@ -28,6 +28,7 @@ from star_ctr.jobs.registry.job_definition import define_job, find_warm_start
 from star_ctr.jobs.registry.warm_starts import find_start
 from star_ctr.jobs.tools import batch_score, replay
 from tests import small_logs
+from tests.conftest import on_request
 from tests.published import newest_folder
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
@@ -275,6 +276,7 @@ def test_a_finished_reference_is_not_trained_again(nights: Nights, monkeypatch: 
         pd.testing.assert_frame_equal(after, before)
 
 
+@on_request
 def test_a_killed_reference_leaves_no_comparison(nights: Nights, monkeypatch: pytest.MonkeyPatch) -> None:
     """The vocabularies of the third night extend those of both earlier nights, which its own commit does not list."""
     store = WarehouseTables(nights.settings, nights.spark)

@@ -20,6 +20,7 @@ from star_ctr.jobs.registry.attempts import get_published_attempt
 from star_ctr.jobs.tools import replay, vacuum
 from star_ctr.workflows import backfill, nightly
 from tests import small_logs
+from tests.conftest import on_request
 from tests.workflows.small_night import DS, Night
 
 pytestmark = pytest.mark.spark
@@ -83,6 +84,7 @@ print("done", flush=True)
 
 
 @pytest.mark.slow
+@on_request  # the history of a killed step is tested in tests/jobs/history/test_killed_state.py
 def test_a_step_killed_during_its_write_leaves_the_previous_version_and_can_run_again(
     tmp_path: Path, spark: SparkSession
 ) -> None:

@@ -54,6 +54,7 @@ from tests.model.synthetic import LAYOUT, job, version_of, with_vocabularies, wr
 pytestmark = pytest.mark.slow
 NIGHTS = list_days("2026-03-01", "2026-03-05")
 VARIANTS = 3
+EXAMPLES = 100 if "STAR_CTR_LONG" in os.environ else 40
 EVENTS = st.tuples(
     st.sampled_from(("night", "night", "night", "restate", "gate", "promote", "rollback", "refit", "clean")),
     st.sampled_from(NIGHTS),
@@ -267,7 +268,10 @@ def vocabularies_of_split(table: str, version: int) -> list[str]:
 
 # Do not shrink failing sequences, which takes minutes.
 @examples(
-    max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), phases=(Phase.explicit, Phase.generate)
+    max_examples=EXAMPLES,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=(Phase.explicit, Phase.generate),
 )
 @given(events=st.lists(EVENTS, min_size=10, max_size=18))
 def test_the_serving_model_works_after_random_events(

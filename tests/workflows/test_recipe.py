@@ -25,7 +25,7 @@ from star_ctr.model.recipe_rule import choose_settings
 from star_ctr.workflows import backfill, nightly, status
 from star_ctr.workflows.cli import app
 from tests import small_logs
-from tests.conftest import INTERPRETED
+from tests.conftest import INTERPRETED, on_request
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
 DAYS = small_logs.DAYS
@@ -46,7 +46,7 @@ def messages(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixt
 
 def configure(folder: Path, **more: Any) -> str:
     """Write small logs and settings without `model`; returns the YAML file."""
-    small_logs.write(folder, small_logs.frames())
+    small_logs.write(folder, small_logs.frames(), small_logs.FEW_FEATURES)
     given = yaml.safe_load((folder / "shop.yaml").read_text())
     for key in ("preset", "model", "trainer"):
         given.pop(key)
@@ -97,6 +97,7 @@ def test_the_first_night_chooses_the_recipe_of_all_nights(
     assert choose_recipe(load(conf), spark, DAYS[2]) == recipe
 
 
+@on_request
 def test_runs_with_the_settings_of_the_paper_do_not_count(tmp_path: Path, spark: SparkSession) -> None:
     """A backfill chooses the recipe before it decides which steps are done."""
     conf = configure(tmp_path)

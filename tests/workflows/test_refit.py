@@ -70,7 +70,7 @@ def test_no_refit_runs_unless_it_is_configured(night: Night, spark: SparkSession
 
 @pytest.mark.slow
 def test_nights_that_serve_refits(tmp_path: Path, spark: SparkSession) -> None:
-    conf = small_logs.write(tmp_path, small_logs.frames())
+    conf = small_logs.write(tmp_path, small_logs.frames(), small_logs.FEW_FEATURES)
     settings = load(
         conf, ["window.days=2", "gate.publish=refit", "label.open=keep", "gate.min_rows=0", "gate.min_clicks=0"]
     )

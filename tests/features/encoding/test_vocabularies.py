@@ -14,6 +14,7 @@ from star_ctr.conf.load import load
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.encoding.vocabularies import count_expired, fit_vocabularies
 from tests import small_logs
+from tests.conftest import on_request
 
 WINDOW, EXPIRE = 3, 5
 DAYS = list_days("2026-01-01", "2026-02-04")
@@ -71,6 +72,7 @@ class Reference:
 
 @pytest.mark.spark
 @pytest.mark.slow
+@on_request
 def test_thirty_nights_of_ids_that_come_and_go(tmp_path: Path, spark: SparkSession) -> None:
     conf = configure(tmp_path, f"model.embeddings={{sku: {{min_count: 2, expire_days: {EXPIRE}}}}}")
     rows = make_days()

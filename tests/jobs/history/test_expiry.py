@@ -89,7 +89,8 @@ def count_partitions(conf: Settings, span: int) -> int:
     return sum(int(p["span"]) == span for p in partitions)
 
 
-@pytest.mark.parametrize(("expire_days", "with_clean"), [pytest.param(1, False, marks=on_request), (2, True)])
+@on_request  # tests/jobs/history/test_random_nights.py has keys that expire, too
+@pytest.mark.parametrize(("expire_days", "with_clean"), [(1, False), (2, True)])
 def test_days_one_by_one_equal_all_days_at_once(
     tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch, expire_days: int, with_clean: bool
 ) -> None:

@@ -23,6 +23,7 @@ from star_ctr.jobs.io.delta_rows import read_rows
 from star_ctr.jobs.io.label_records import find_labels_of_other_nights
 from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition
 from star_ctr.jobs.score import SCORE_COLUMNS
+from tests.conftest import on_request
 from tests.jobs.history.random_logs import ZONE, RandomLogs
 
 pytestmark = pytest.mark.spark
@@ -90,7 +91,7 @@ def test_labels_are_final_when_their_window_has_closed(logs: RandomLogs, tmp_pat
     conf = conf.model_validate(conf.model_dump(mode="json") | {"window": {"days": 1}})
     columns = ["ds", "impression_id", "label", "is_final"]
     opened = {}
-    for k, ds in enumerate(DAYS[1:], start=1):
+    for k, ds in enumerate(DAYS[1:4], start=1):
         run_night(conf, spark, ds)
         days = DAYS[max(0, k - 2) : k + 1]
         found = read_labels(conf, days)
@@ -101,7 +102,7 @@ def test_labels_are_final_when_their_window_has_closed(logs: RandomLogs, tmp_pat
     assert 0 < opened[DAYS[1]][DAYS[0]] < 1
     assert opened[DAYS[2]][DAYS[0]] == 1
     files = {uri for uri in DeltaTable(f"{conf.paths.warehouse}/labels").file_uris() if f"ds={DAYS[1]}" in uri}
-    features.run(conf, spark, DAYS[4])
+    features.run(conf, spark, DAYS[3])
     assert files == {uri for uri in DeltaTable(f"{conf.paths.warehouse}/labels").file_uris() if f"ds={DAYS[1]}" in uri}
     # An older night that runs again has the labels of its own time.
     features.run(conf, spark, DAYS[1])
@@ -109,6 +110,7 @@ def test_labels_are_final_when_their_window_has_closed(logs: RandomLogs, tmp_pat
 
 
 @pytest.mark.slow
+@on_request
 def test_labels_after_an_outage_and_after_a_kill(
     logs: RandomLogs, tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,6 +145,7 @@ def test_labels_after_an_outage_and_after_a_kill(
     pd.testing.assert_frame_equal(read_labels(killed, DAYS[:4])[columns], labels)
 
 
+@pytest.mark.slow
 def test_training_rows_with_open_labels_are_left_out_or_counted(
     logs: RandomLogs, tmp_path: Path, spark: SparkSession
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ MORE = [
     {"name": "later", "kind": "sequence", "of": ["shown", "click"], "columns": {"item_id": "sku"}, "length": 4,
      "gap": True, "cut": "time"},
 ]  # fmt: skip
+EXAMPLES = 10 if "STAR_CTR_LONG" in os.environ else 2
 EVENTS = st.tuples(st.integers(0, len(DAYS) - 1), st.sampled_from(["night", "write", "drop"]))
 """What happens: a night, a log day with new rows, or a log day that is withdrawn."""
 
@@ -57,7 +59,9 @@ def read(conf: Settings, spark: SparkSession, table: str, days: list[str]) -> pd
     return rows[sorted(set(rows.columns) - {"as_of"})].astype(str)
 
 
-@settings(max_examples=3, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), print_blob=True)
+@settings(
+    max_examples=EXAMPLES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), print_blob=True
+)
 @given(
     seed=st.integers(0, 1000),
     events=st.lists(EVENTS, min_size=3, max_size=4),

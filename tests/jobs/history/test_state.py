@@ -22,6 +22,7 @@ from star_ctr.jobs.history.state import HistoryState
 from star_ctr.jobs.io.day_records import DayRecords, forget_days
 from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.quality.measures import read_measures
+from tests.conftest import on_request
 from tests.jobs.history.random_logs import FEATURES, ZONE, RandomLogs
 
 pytestmark = pytest.mark.spark
@@ -87,7 +88,9 @@ def test_days_one_by_one_equal_all_days_at_once(tmp_path: Path, spark: SparkSess
 def test_a_day_is_computed_once(tmp_path: Path, spark: SparkSession) -> None:
     """A new day gives the day before new labels, but neither new features nor new state."""
     logs = RandomLogs(tmp_path / "logs", 2, DAYS)
-    conf = logs.configure(tmp_path / "daily")
+    conf = logs.configure(
+        tmp_path / "daily", features=[f for f in FEATURES if f["name"] in ("sku", "by_sku", "now", "last")]
+    )
     for day in DAYS[:3]:
         logs.write(day)
     run_night(conf, spark, DAYS[2])
@@ -108,6 +111,7 @@ def test_a_day_is_computed_once(tmp_path: Path, spark: SparkSession) -> None:
 
 
 @pytest.mark.slow
+@on_request
 def test_a_killed_step_leaves_the_old_state(
     tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,6 +141,7 @@ def test_a_killed_step_leaves_the_old_state(
 
 
 @pytest.mark.slow
+@on_request
 def test_lost_records_and_tables_do_not_lose_history(tmp_path: Path, spark: SparkSession) -> None:
     """Also with a warehouse of an earlier version, which has no table `days`, and without a feature."""
     logs = RandomLogs(tmp_path / "logs", 5, DAYS)
@@ -189,6 +194,7 @@ def test_a_day_without_record_counts_once(tmp_path: Path, spark: SparkSession) -
 
 
 @pytest.mark.slow
+@on_request
 def test_an_older_night_after_a_correction(tmp_path: Path, spark: SparkSession) -> None:
     """The carts of all days are in one file, which is read as a whole."""
     logs = RandomLogs(tmp_path / "logs", 6, DAYS)

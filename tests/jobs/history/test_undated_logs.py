@@ -20,6 +20,7 @@ from star_ctr.jobs.io import table_hashes
 from star_ctr.jobs.io.day_records import DayRecords, forget_days
 from star_ctr.jobs.io.delta_rows import read_rows
 from star_ctr.jobs.io.warehouse import WarehouseTables
+from tests.conftest import on_request
 from tests.jobs.messy_logs import DAYS, DS, settings, views, write_days
 
 pytestmark = pytest.mark.spark
@@ -134,6 +135,7 @@ def test_new_attributes_count_from_the_night_that_saw_them(tmp_path: Path, spark
 
 
 @pytest.mark.slow
+@on_request
 def test_nights_in_another_order_and_again(tmp_path: Path, spark: SparkSession) -> None:
     """A night that runs again writes the same rows, and an older night neither removes nor backdates later rows."""
     conf = configure(tmp_path)
@@ -169,6 +171,7 @@ def test_nights_in_another_order_and_again(tmp_path: Path, spark: SparkSession) 
 
 
 @pytest.mark.slow
+@on_request
 def test_a_kill_between_rows_and_record(tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next attempt finds the rows of the killed one, but the files have changed again, or back."""
     folder = tmp_path / "killed"

@@ -16,12 +16,14 @@ from star_ctr.jobs.quality.jumps import find_jumps
 from star_ctr.jobs.quality.measures import UNSEEN, read_measures
 from star_ctr.jobs.quality.profile import measure_unseen
 from star_ctr.jobs.tools import simulate
+from tests.conftest import on_request
 
 LAST = "2026-01-12"
 
 
 @pytest.mark.slow
 @pytest.mark.spark
+@on_request
 def test_simulated_days_have_no_jumps(tmp_path: Path, spark: SparkSession) -> None:
     sizes = "simulate={impressions: 80000, days: 8, first_day: 2026-01-05, users: 4000, items: 1000, seed: 1}"
     conf = load("demo", [f"paths={{logs: {tmp_path}/logs, warehouse: {tmp_path}/warehouse}}", sizes, "window.days=7"])

@@ -1,10 +1,11 @@
 """Error rate and power of the gate: how often it holds an equal candidate, and one that is worse in a domain.
 
-`pytest tests/jobs/registry/test_gate_error_rate.py -s -m "slow or not slow"` prints the rates that docs/nights.md quotes.
+`STAR_CTR_LONG=1 pytest tests/jobs/registry/test_gate_error_rate.py -s -m "slow or not slow"` prints the rates that docs/nights.md quotes.
 """
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
 from typing import Any
 
@@ -28,6 +29,8 @@ from star_ctr.jobs.registry.gate_checks import ERROR_RATE_SHARES, MIN_BOOTSTRAP_
 from star_ctr.jobs.registry.gate_policy import decide
 
 GATE = GateSettings()
+COUNT = 400 if "STAR_CTR_LONG" in os.environ else 200
+"""Number of nights that are simulated from users."""
 Row = dict[str, Any]
 
 
@@ -226,7 +229,7 @@ def per_user(user: Ints, score: Floats, label: Any) -> tuple[Ints, Ints, Floats]
 
 @pytest.mark.slow
 def test_error_rate_and_power_on_simulated_users() -> None:
-    nights, count = Nights(), 400
+    nights, count = Nights(), COUNT
     noise = {domain: nights.noise_that_loses(domain, GATE.domain_loss) for domain in (13, 7)}
     equal: list[GateInputs] = []
     lost: dict[int, list[GateInputs]] = {domain: [] for domain in noise}

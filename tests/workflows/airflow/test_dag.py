@@ -21,7 +21,7 @@ from star_ctr.conf.contracts.pipeline import STEP_NAMES
 from star_ctr.workflows.airflow.local import LocalAirflow
 from star_ctr.workflows.cli.logs import EXIT_NOT_READY
 from tests import small_logs
-from tests.conftest import INTERPRETED, ROOT
+from tests.conftest import INTERPRETED, ROOT, on_request
 
 VENV = ROOT / ".airflow/venv"
 FILE = ROOT / "workflows/airflow/dags/star_nightly.py"
@@ -254,8 +254,9 @@ def test_a_backfill_runs_a_night_again(nights: Nights) -> None:
 @airflow
 @pytest.mark.slow
 @pytest.mark.spark
+@on_request
 def test_a_night_of_the_real_commands_ends_in_metrics(nights: Nights, tmp_path: Path) -> None:
-    conf = small_logs.write(tmp_path, small_logs.frames())
+    conf = small_logs.write(tmp_path, small_logs.frames(), small_logs.FEW_FEATURES)
     day = small_logs.DAYS[-1]
     number = len(nights.runs())
     # The commands inherit the JVM options of the tests.

@@ -18,6 +18,7 @@ from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.tools import simulate
 from star_ctr.workflows import trials
 from star_ctr.workflows.domains import report, run
+from tests.conftest import on_request
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
 FEATURES = ("user", "item", "category", "age", "gender", "city", "level", "price")
@@ -48,6 +49,7 @@ def write_configuration(folder: Path) -> Path:
     return file
 
 
+@on_request
 def test_planted_domains_are_found(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     conf = write_configuration(tmp_path)
     settings = load(conf, BASE)

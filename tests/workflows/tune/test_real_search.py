@@ -26,7 +26,7 @@ SPACE = {"trainer.optimizer.lr": {"values": [0.003, 0.01]}, "trainer.epochs": {"
 
 
 def test_a_search_on_small_logs(tmp_path: Path, spark: SparkSession) -> None:
-    conf = small_logs.write(tmp_path, small_logs.frames(rows_a_day=150, days=DAYS))
+    conf = small_logs.write(tmp_path, small_logs.frames(rows_a_day=150, days=DAYS), small_logs.FEW_FEATURES)
     small = ["trainer.calibration.norm_statistics_rows=0", "model.layers=[8,4]", "trainer.data.window_rows=500"]
     overrides = [*small, f"tune={json.dumps({'space': SPACE, 'only': True, 'candidates': 1})}"]
     settings = load(conf, overrides)
