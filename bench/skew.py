@@ -90,7 +90,7 @@ def generate(folder: Path, events: int, rows: int) -> None:
 def configure() -> Settings:
     """Return the settings."""
     conf = ["spark.master=local[2]", f"spark.shuffle_partitions={TASKS}", "spark.driver_memory=2g"]
-    conf.append("spark.conf={spark.sql.adaptive.coalescePartitions.enabled: 'false'}")
+    conf.append("spark.conf={spark.sql.adaptive.coalescePartitions.enabled: 'false', spark.ui.retainedStages: '1000'}")
     features = [
         Statistic(name="item", kind="statistic", by=["item_id"], counts=["shown"], since=["shown"], cut="time"),
         Statistic(name="pair", kind="statistic", by=["item_id", "domain"], counts=["shown"], cut="time"),

@@ -91,9 +91,12 @@ def prepare_nights(
     """
     store = WarehouseTables(settings, spark)
     # Start with the newest night: its window may contain all days that the earlier nights need.
-    for night in reversed(nights):
+    prepare_night(settings, spark, store, nights[-1])
+    # An earlier night opens labels of this window again, and the recipe does not count rows with open labels.
+    settings = ensure_recipe(settings, spark, nights[-1])
+    for night in reversed(nights[:-1]):
         prepare_night(settings, spark, store, night)
-    return ensure_recipe(settings, spark, nights[-1]), {night: train.pin_versions(store, night) for night in nights}
+    return settings, {night: train.pin_versions(store, night) for night in nights}
 
 
 def train_all(command: str, trials: Sequence[Trial], jobs: int) -> None:
