@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,10 @@ class Night:
         before = self._list_persisted()
         self.metrics = nightly.run(self.settings, spark, DS)["metrics"]
         self.left_in_memory = self._list_persisted() - before
+        self.copy = folder / "copy"
+        """Logs and warehouse as the night left them; tests may change the originals."""
+        for name in ("logs", "warehouse"):
+            shutil.copytree(folder / name, self.copy / name)
 
     def _list_persisted(self) -> set[int]:
         """List the persisted DataFrames of the session, without the table states that Delta persists."""

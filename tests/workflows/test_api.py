@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 import yaml
 from deltalake import DeltaTable
-from pyspark.sql import Row, SparkSession
+from pyspark.sql import Row
 from sklearn.metrics import roc_auc_score
 
 import star_ctr
@@ -38,13 +38,13 @@ PAGE = ROOT / "docs/python.md"
 
 
 @pytest.fixture(scope="module")
-def folder(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(night: Night, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Copy the logs and the warehouse of a small night into a folder with the file `mine.yaml`; serve the model."""
-    # Not the shared night, to which tests of other files may have added runs and tables.
-    night = Night(tmp_path_factory.mktemp("shop"), spark)
     copy = tmp_path_factory.mktemp("python")
     for name in ("logs", "warehouse"):
-        shutil.copytree(night.conf.parent / name, copy / name)
+        shutil.copytree(night.copy / name, copy / name)
+    # The night read the original logs, whose times another test changes.
+    shutil.copytree(night.copy / "logs", night.settings.paths.logs, dirs_exist_ok=True)
     conf = yaml.safe_load(night.conf.read_text())
     # Not relative paths, because Spark may have been started in another folder. The steps depend on the original logs.
     conf["paths"]["warehouse"] = str(copy / "warehouse")
