@@ -105,6 +105,7 @@ def test_a_night_of_the_real_logs_has_a_balanced_ledger_and_metrics_that_match_p
 
 
 @pytest.mark.slow
+@on_request
 @kuairand
 def test_batch_scoring_of_the_raw_day_gives_the_scores_of_its_night(night: RealNight) -> None:
     log = night.read_log("log_standard")
