@@ -71,9 +71,10 @@ def test_no_refit_runs_unless_it_is_configured(night: Night, spark: SparkSession
 @pytest.mark.slow
 def test_nights_that_serve_refits(tmp_path: Path, spark: SparkSession) -> None:
     conf = small_logs.write(tmp_path, small_logs.frames(), small_logs.FEW_FEATURES)
-    settings = load(
-        conf, ["window.days=2", "gate.publish=refit", "label.open=keep", "gate.min_rows=0", "gate.min_clicks=0"]
-    )
+    # Models of these logs differ by chance, so promote all of them.
+    gate_settings = ["gate.publish=refit", "gate.min_rows=0", "gate.min_clicks=0", "gate.domain_rows=1000000"]
+    gate_settings += ["gate.gauc_margin=1", "gate.drop_margin=1", "gate.pcoc=[0.01,100]"]
+    settings = load(conf, ["window.days=2", "label.open=keep", *gate_settings])
     report = backfill.run(settings, spark, BEFORE, DS)
     assert [r["step"] for r in report if r["ds"] == DS][-1] == "refit"
     names = {ds: make_run_id(settings, ds) for ds in (BEFORE, DS)}
@@ -88,6 +89,7 @@ def test_nights_that_serve_refits(tmp_path: Path, spark: SparkSession) -> None:
     assert (second.run_id, second.reference_run_id) == (names[DS], make_refit_run_id(names[BEFORE])), (
         "compared with the serving refit"
     )
+    assert second.outcome is Outcome.PROMOTED, second.reason
     assert {r["domain"] for r in second.evidence["differences"]} > {"overall"}
 
     # The serving model was trained on the day, according to the pointer, the record and its training rows.
