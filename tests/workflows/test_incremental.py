@@ -33,6 +33,7 @@ from tests.published import newest_folder
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
 NIGHTS = small_logs.DAYS[1:]
+FEATURES = (*small_logs.FEW_FEATURES, "price")
 
 
 class Nights:
@@ -43,7 +44,7 @@ class Nights:
         views = logs["views"]
         early = views["day"] < NIGHTS[1]
         logs["views"] = views[~(early & (views["surface"] == "mail")) & ~(~early & (views["surface"] == "search"))]
-        self.conf, self.spark = small_logs.write(folder, logs), spark
+        self.conf, self.spark = small_logs.write(folder, logs, FEATURES), spark
         self.settings = self.load("trainer.warm_start=previous")
         self.with_reference = self.load("trainer.warm_start=previous", "reference={every_nights: 2, window_days: 7}")
         self.references: list[dict[str, Any]] = []

@@ -33,6 +33,10 @@ FEATURES = [
 ]  # fmt: skip
 
 
+FEW_FEATURES = [f for f in FEATURES if f["name"] in ("sku", "by_sku", "now", "last")]
+"""Statistics with both cuts and a sequence, for tests that are not about single features."""
+
+
 class RandomLogs:
     """Logs of consecutive days, some of which are written.
 

@@ -18,14 +18,14 @@ from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs import features, ingest
 from star_ctr.jobs.history import roll_ups
 from star_ctr.jobs.io.delta_rows import read_rows
-from tests.jobs.history.random_logs import RandomLogs
+from tests.jobs.history.random_logs import FEW_FEATURES, RandomLogs
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
 DAYS = list_days("2026-03-01", "2026-03-05")
 TABLES = ("history_counts", "history_events", "features", "labels")
 PARTS = ("history_counts/span=1", "history_events/span=1", "history_counts/span=2", "features")
 if "STAR_CTR_LONG" not in os.environ:
-    PARTS = PARTS[1:3]
+    PARTS = PARTS[1:2]
 RUN = """
 import sys
 from star_ctr.conf.load import load
@@ -61,7 +61,7 @@ def test_a_kill_while_the_history_advances(
     logs = RandomLogs(tmp_path / "logs", 13, DAYS)
     for day in DAYS:
         logs.write(day)
-    conf, other = logs.configure(tmp_path / "killed"), logs.configure(tmp_path / "whole")
+    conf, other = (logs.configure(tmp_path / name, features=FEW_FEATURES) for name in ("killed", "whole"))
     for settings in (conf, other):
         ingest.run(settings, spark, DAYS[3])
         features.run(settings, spark, DAYS[3])

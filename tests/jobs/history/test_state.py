@@ -23,7 +23,7 @@ from star_ctr.jobs.io.day_records import DayRecords, forget_days
 from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.quality.measures import read_measures
 from tests.conftest import on_request
-from tests.jobs.history.random_logs import FEATURES, ZONE, RandomLogs
+from tests.jobs.history.random_logs import FEATURES, FEW_FEATURES, ZONE, RandomLogs
 
 pytestmark = pytest.mark.spark
 DAYS = list_days("2026-03-01", "2026-03-08")
@@ -88,9 +88,7 @@ def test_days_one_by_one_equal_all_days_at_once(tmp_path: Path, spark: SparkSess
 def test_a_day_is_computed_once(tmp_path: Path, spark: SparkSession) -> None:
     """A new day gives the day before new labels, but neither new features nor new state."""
     logs = RandomLogs(tmp_path / "logs", 2, DAYS)
-    conf = logs.configure(
-        tmp_path / "daily", features=[f for f in FEATURES if f["name"] in ("sku", "by_sku", "now", "last")]
-    )
+    conf = logs.configure(tmp_path / "daily", features=FEW_FEATURES)
     for day in DAYS[:3]:
         logs.write(day)
     run_night(conf, spark, DAYS[2])
