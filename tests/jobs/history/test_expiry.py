@@ -89,7 +89,7 @@ def count_partitions(conf: Settings, span: int) -> int:
     return sum(int(p["span"]) == span for p in partitions)
 
 
-@on_request  # tests/jobs/history/test_random_nights.py has keys that expire, too
+@on_request
 @pytest.mark.parametrize(("expire_days", "with_clean"), [(1, False), (2, True)])
 def test_days_one_by_one_equal_all_days_at_once(
     tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch, expire_days: int, with_clean: bool
