@@ -52,7 +52,7 @@ _RUNTIME = {
     **{f"spark.databricks.delta.properties.defaults.{k}": v for k, v in TABLE_PROPERTIES.items()},
 }
 
-# Spark keeps the plans of a thousand queries for its web interface. They would fill the heap during a long backfill.
+# By default, the driver keeps a thousand jobs, stages and query plans in memory for the web interface.
 _KEEP_FEW_QUERIES = {
     "spark.ui.retainedJobs": "100",
     "spark.ui.retainedStages": "100",

@@ -33,6 +33,29 @@ def test_configured_packages_are_added_to_the_delta_package(monkeypatch: pytest.
     assert sorted(packages[0].split(",")) == ["a:b:1", "c:d:2", session.DELTA_PACKAGE]
 
 
+@pytest.mark.parametrize(
+    ("conf", "plans"),
+    [
+        ("spark.conf={}", "10"),
+        ("spark.conf={spark.sql.ui.retainedExecutions: '7'}", "7"),
+        ("spark.conf={spark.ui.enabled: 'true'}", None),
+    ],
+)
+def test_few_query_plans_are_kept_without_a_web_interface(
+    monkeypatch: pytest.MonkeyPatch, conf: str, plans: str | None
+) -> None:
+    options: dict[str, str] = {}
+
+    def keep_options_and_stop(builder: SparkSession.Builder, *_: Any) -> None:
+        options.update(builder._options)
+        raise RuntimeError("enough seen")
+
+    monkeypatch.setattr(delta, "configure_spark_with_delta_pip", keep_options_and_stop)
+    with pytest.raises(UserError, match="enough seen"):
+        session._create(load("demo", [conf]), "test")
+    assert options.get("spark.sql.ui.retainedExecutions") == plans
+
+
 def test_only_one_process_at_a_time_downloads_packages(tmp_path: Path) -> None:
     options = {"spark.jars.ivy": str(tmp_path)}
     lock, other = (session._lock_downloads(options, []) for _ in range(2))
