@@ -17,6 +17,8 @@ endif
 AIRFLOW_PORT ?= 8080
 # Number of test processes, each with a separate Spark session (2 GB).
 TEST_PROCESSES ?= 2
+# Time limit of a slow test.
+SLOW_TEST_SECONDS ?= 1800
 
 .PHONY: help nightly demo demo-logs test test-slow test-long lint bench format requirements clean java airflow airflow-env
 help:
@@ -70,11 +72,11 @@ test: .venv/.ready java
 test-slow: .venv/.ready java
 	@$(MAKE) --no-print-directory airflow-env || echo "Airflow could not be set up: its tests will be skipped."
 	@test -f build/spark.jsa || $(BIN)/python -m tests.archive_classes build/spark.jsa
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m slow --timeout=1800 --no-loadscope-reorder --durations=20
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m slow --timeout=$(SLOW_TEST_SECONDS) --no-loadscope-reorder --durations=20
 
 # The slow tests with more kills, nights and examples, and those that are skipped without STAR_CTR_LONG. Takes hours.
-test-long: .venv/.ready java
-	STAR_CTR_LONG=1 $(MAKE) --no-print-directory test-slow
+test-long:
+	STAR_CTR_LONG=1 $(MAKE) --no-print-directory test-slow SLOW_TEST_SECONDS=10800
 
 lint: .venv/.ready
 	$(BIN)/ruff check .
