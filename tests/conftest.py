@@ -46,9 +46,9 @@ kuairand = pytest.mark.skipif(
     reason=f"needs the KuaiRand logs: set STAR_CTR_DATA to the folder that holds kuairand/ ({KUAIRAND})",
 )
 
-on_request = pytest.mark.skipif(
-    "STAR_CTR_LONG" not in os.environ, reason="takes many minutes on two cores: set STAR_CTR_LONG=1 to run it"
-)
+LONG = "STAR_CTR_LONG" in os.environ
+"""Whether to run the tests that take many minutes, and more examples of others (`make test-long`)."""
+on_request = pytest.mark.skipif(not LONG, reason="takes many minutes on two cores: set STAR_CTR_LONG=1 to run it")
 
 
 SHARE_A_NIGHT = (

@@ -8,7 +8,6 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import os
 import tempfile
 from collections import Counter
 from collections.abc import Callable
@@ -24,10 +23,11 @@ from pyspark.sql import SparkSession
 from star_ctr.features.cleaning.clean_log import clean_log
 from star_ctr.jobs.io import log_reader
 from star_ctr.jobs.io.external_errors import format_error
+from tests.conftest import LONG
 from tests.jobs import messy_logs
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
-EXAMPLES = 500 if os.environ.get("STAR_CTR_LONG") else 40
+EXAMPLES = 500 if LONG else 40
 ROWS_PER_DAY = 12
 COLUMNS = {"visitor": "user_id", "sku": "item_id", "surface": "domain", "slot": "slot", "at": "ts", "clk": "label"}
 VALUES: list[Any] = [

@@ -27,7 +27,7 @@ from star_ctr.jobs.tools import simulate
 from star_ctr.workflows import status
 from star_ctr.workflows.journal import Journal
 from tests import small_logs
-from tests.conftest import INTERPRETED, KUAIRAND, kuairand, on_request
+from tests.conftest import INTERPRETED, KUAIRAND, LONG, kuairand, on_request
 from tests.steps import EVERY_NIGHT
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
@@ -217,7 +217,7 @@ def assert_same_results(killed: Nights, whole: Nights, spark: SparkSession) -> N
     assert decided[0] == decided[1]
 
 
-KILL_TIMES = (KillTime("train", 5.0, "agent"), *([KillTime("gate", 0.1)] if "STAR_CTR_LONG" in os.environ else []))
+KILL_TIMES = (KillTime("train", 5.0, "agent"), *([KillTime("gate", 0.1)] if LONG else []))
 """During training, where only the first process is killed; with STAR_CTR_LONG=1, also during the gate."""
 
 

@@ -49,12 +49,13 @@ from star_ctr.model.predictor import Predictor
 from star_ctr.model.training.job import TrainingJob
 from star_ctr.model.training.run import train
 from star_ctr.workflows import retention
+from tests.conftest import LONG
 from tests.model.synthetic import LAYOUT, job, version_of, with_vocabularies, write_split
 
 pytestmark = pytest.mark.slow
 NIGHTS = list_days("2026-03-01", "2026-03-05")
 VARIANTS = 3
-EXAMPLES = 100 if "STAR_CTR_LONG" in os.environ else 40
+EXAMPLES = 100 if LONG else 40
 EVENTS = st.tuples(
     st.sampled_from(("night", "night", "night", "restate", "gate", "promote", "rollback", "refit", "clean")),
     st.sampled_from(NIGHTS),

@@ -17,13 +17,13 @@ import pytest
 from deltalake import DeltaTable
 from sklearn.metrics import roc_auc_score
 
-from tests.conftest import KUAIRAND, kuairand, on_request
+from tests.conftest import KUAIRAND, LONG, kuairand, on_request
 
 
 def star_ctr(*arguments: str, cwd: Path) -> None:
     command = [str(Path(sys.executable).parent / "star-ctr"), *arguments]
     # With all users, a night has so many rows that the default options of the JVM are faster than those of small tests.
-    environment = {k: v for k, v in os.environ.items() if k != "JDK_JAVA_OPTIONS" or EVERY > 1}
+    environment = {k: v for k, v in os.environ.items() if k != "JDK_JAVA_OPTIONS" or not LONG}
     run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=environment)
     assert run.returncode == 0, run.stderr[-3000:]
 
@@ -36,7 +36,7 @@ def read(table: Path, columns: list[str] | None = None) -> pd.DataFrame:
 DS = "2022-05-05"
 DAYS = 2
 """Number of training days."""
-EVERY = 1 if "STAR_CTR_LONG" in os.environ else 5
+EVERY = 1 if LONG else 5
 """One of how many users is in the logs."""
 
 
@@ -44,17 +44,23 @@ def _read_text(file: Path) -> pd.DataFrame:
     return pd.read_csv(file, dtype=str, keep_default_na=False, na_values=[""])
 
 
+def sample_logs(folder: Path) -> Path:
+    """Write the logs of some users to a folder, and return it."""
+    folder.mkdir()
+    for file in KUAIRAND.glob("*.csv*"):
+        rows = _read_text(file)
+        if "user_id" in rows:
+            rows = rows[rows["user_id"].astype(int) % EVERY == 0]
+        rows.to_csv(folder / file.name, index=False)
+    return folder
+
+
 class RealNight:
     """A folder with the tables of a night of the real logs, from the command line."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.warehouse, self.logs = folder, folder / "warehouse", folder / "logs"
-        self.logs.mkdir()
-        for file in KUAIRAND.glob("*.csv*"):
-            rows = _read_text(file)
-            if "user_id" in rows:
-                rows = rows[rows["user_id"].astype(int) % EVERY == 0]
-            rows.to_csv(self.logs / file.name, index=False)
+        self.folder, self.warehouse = folder, folder / "warehouse"
+        self.logs = KUAIRAND.absolute() if LONG else sample_logs(folder / "logs")
         self.night("one.json")
 
     def read_log(self, name: str) -> pd.DataFrame:

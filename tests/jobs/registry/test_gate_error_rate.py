@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import lru_cache
 from typing import Any
 
@@ -27,9 +26,10 @@ from star_ctr.features.simulation.impressions import CLICK_RATES, SHARES
 from star_ctr.jobs.registry.decisions import Outcome
 from star_ctr.jobs.registry.gate_checks import ERROR_RATE_SHARES, MIN_BOOTSTRAP_SAMPLES, GateInputs
 from star_ctr.jobs.registry.gate_policy import decide
+from tests.conftest import LONG
 
 GATE = GateSettings()
-COUNT = 400 if "STAR_CTR_LONG" in os.environ else 200
+COUNT = 400 if LONG else 200
 """Number of nights that are simulated from users."""
 Row = dict[str, Any]
 
