@@ -33,14 +33,14 @@ from star_ctr.jobs.io.session import run_submitted_step
 from star_ctr.jobs.io.training_days import find_encoded_days
 from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.registry.attempts import assign_attempt, check_files, get_published_attempt, read_job
+from star_ctr.jobs.registry.calibration_maps import fit_calibration_maps
 from star_ctr.jobs.registry.gate_checks import require_bootstrap_samples
 from star_ctr.jobs.registry.reference_gaps import ATTEMPT, REFERENCE_ATTEMPT, TRAINING_DAYS, describe_gap
-from star_ctr.jobs.registry.score_maps import fit_score_maps
 from star_ctr.jobs.score import score_run
 from star_ctr.jobs.tools.differences import compare_runs
 from star_ctr.jobs.train import train_job
+from star_ctr.model.training.calibration_maps import CalibrationMaps
 from star_ctr.model.training.job import TrainingJob
-from star_ctr.model.training.score_maps import ScoreMaps
 
 
 def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     days = choose_training_days(settings, job)
     nights = list_reference_calibration_nights(settings, ds)
     earlier = {make_reference_run_id(make_run_id(settings, n)): n for n in nights}
-    maps = fit_score_maps(settings, store, ds, earlier=earlier)
+    maps = fit_calibration_maps(settings, store, ds, earlier=earlier)
     reference = assign_attempt(store.warehouse, make_reference_job(settings, job, days, maps))
     record = train_job(settings, store, reference)
     attempt = check_files(get_published_attempt(store.warehouse, reference.run_id, record["attempt"]))
@@ -124,7 +124,7 @@ def choose_training_days(settings: Settings, job: TrainingJob) -> list[str]:
 
 
 def make_reference_job(
-    settings: Settings, job: TrainingJob, days: Sequence[str], maps: ScoreMaps | None
+    settings: Settings, job: TrainingJob, days: Sequence[str], maps: CalibrationMaps | None
 ) -> TrainingJob:
     """Return the job of the reference of a night, without an attempt.
 
@@ -141,7 +141,7 @@ def make_reference_job(
         "run_id": make_reference_run_id(job.run_id),
         "days": list(days),
         "start": None,
-        "score_maps": maps,
+        "calibration_maps": maps,
         "attempt": 1,
         "folder": "",
         "code": hash_code(["star_ctr.model.train"]),

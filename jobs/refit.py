@@ -31,6 +31,7 @@ from star_ctr.jobs.io.split_rows import read_train_rows
 from star_ctr.jobs.io.train_ledger import count_rows_by_domain
 from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.registry.attempts import Attempt, find_attempt, get_attempt_folder
+from star_ctr.jobs.registry.calibration_maps import fit_calibration_maps
 from star_ctr.jobs.registry.decisions import (
     Decision,
     Decisions,
@@ -40,7 +41,6 @@ from star_ctr.jobs.registry.decisions import (
     list_accepted,
 )
 from star_ctr.jobs.registry.refit_checks import find_failures
-from star_ctr.jobs.registry.score_maps import fit_score_maps
 from star_ctr.jobs.train import make_job, pin_versions, train_run
 
 
@@ -77,7 +77,7 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     # Do not write an unchanged split again: a new version would start training over.
     if not is_written(settings, store, ds, REFIT_TABLES):
         split.write_split(settings, spark, ds, REFIT_TABLES)
-    maps = fit_score_maps(settings, store, ds, is_refit=True)
+    maps = fit_calibration_maps(settings, store, ds, is_refit=True)
     job = make_job(settings, store, ds, pin_versions(store, ds, REFIT_TABLES), maps)
     record = train_run(settings, store, job)
     job = job.for_attempt(record["attempt"], get_attempt_folder(store.warehouse, job.run_id, record["attempt"]))

@@ -39,12 +39,12 @@ from star_ctr.jobs.registry.attempts import (
     read_job,
     read_result,
 )
+from star_ctr.jobs.registry.calibration_maps import fit_calibration_maps
 from star_ctr.jobs.registry.job_definition import PinnedVersions, define_job
 from star_ctr.jobs.registry.recipes import describe_size_change
-from star_ctr.jobs.registry.score_maps import fit_score_maps
 from star_ctr.model.train import launch
+from star_ctr.model.training.calibration_maps import CalibrationMaps
 from star_ctr.model.training.job import TrainingJob
-from star_ctr.model.training.score_maps import ScoreMaps
 
 RUNS_SCHEMA = describe_schema(
     "runs",
@@ -89,7 +89,9 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     """
     store = WarehouseTables(settings, spark)
     ds = check_day(ds) if ds else store.get_newest_day("split")
-    return train_run(settings, store, make_job(settings, store, ds, score_maps=fit_score_maps(settings, store, ds)))
+    return train_run(
+        settings, store, make_job(settings, store, ds, calibration_maps=fit_calibration_maps(settings, store, ds))
+    )
 
 
 def train_run(settings: Settings, store: WarehouseTables, job: TrainingJob) -> dict[str, Any]:
@@ -177,7 +179,7 @@ def make_job(
     store: WarehouseTables,
     ds: str,
     pinned: PinnedVersions | None = None,
-    score_maps: ScoreMaps | None = None,
+    calibration_maps: CalibrationMaps | None = None,
 ) -> TrainingJob:
     """Return the training job of a night, or of its refit, with its attempt assigned.
 
@@ -186,13 +188,15 @@ def make_job(
         store: The tables.
         ds: The night.
         pinned: The inputs; by default those of `pin_versions` for the night.
-        score_maps: The calibration on the scores of earlier nights; none by default.
+        calibration_maps: The calibration on the scores of earlier nights; none by default.
 
     Raises:
         DataError: There is no split of the night.
         UserError: Training cannot start from the run in `trainer.warm_start`.
     """
-    return assign_attempt(store.warehouse, define_job(settings, ds, pinned or pin_versions(store, ds), score_maps))
+    return assign_attempt(
+        store.warehouse, define_job(settings, ds, pinned or pin_versions(store, ds), calibration_maps)
+    )
 
 
 def write_runs(store: WarehouseTables, runs: Sequence[tuple[Settings, dict[str, Any], float | None]]) -> None:

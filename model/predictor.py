@@ -19,7 +19,7 @@ from star_ctr.conf.errors import DataError
 from star_ctr.conf.files import hash_file
 from star_ctr.conf.settings.model import ModelSettings
 from star_ctr.model.export import read_outcomes, read_weights
-from star_ctr.model.layers.score_map import ScoreMap
+from star_ctr.model.layers.calibration_map import CalibrationMap
 from star_ctr.model.models.multi_domain import MultiDomainModel
 from star_ctr.model.tensor_files import read_metadata
 
@@ -36,7 +36,7 @@ class Predictor:
         outcomes: The names of the further outcomes that the model predicts.
 
     Raises:
-        DataError: A file differs from its hash, or weights are not finite.
+        DataError: A file differs from its hash, weights are not finite, or another version has exported the model.
     """
 
     def __init__(self, folder: Path, files: Mapping[str, str] | None = None) -> None:
@@ -49,9 +49,15 @@ class Predictor:
             weights = read_weights(folder)
             self.outcomes = read_outcomes(folder)
             self.model = MultiDomainModel(self.layout, settings, outcomes=len(self.outcomes)).fold_for_inference()
-            if (knots := weights.get("score_map.knots")) is not None:
-                self.model.score_map = ScoreMap(*knots.shape)
-        self.model.load_state_dict(weights, assign=True)
+            if (knots := weights.get("calibration_map.knots")) is not None:
+                self.model.calibration_map = CalibrationMap(*knots.shape)
+        try:
+            self.model.load_state_dict(weights, assign=True)
+        except RuntimeError as error:
+            raise DataError(
+                f"{folder / WEIGHTS_FILE}: its tensors are not those of the model, because another version of star-ctr "
+                "has exported it; train the night again, or predict with that version"
+            ) from error
 
     def predict(
         self, ints: npt.NDArray[np.int32], floats: npt.NDArray[np.float32], domains: npt.NDArray[np.int32]

@@ -16,7 +16,7 @@ EXPERIMENT_SETTINGS = {
     "trainer.processes": 1,
     "trainer.checkpoint.resume": "auto",
     # Only some models have scores of earlier nights. This also gives a run another id than that of the nightly run.
-    "trainer.calibration.earlier_scores": "none",
+    "trainer.calibration.method": "none",
 }
 """Settings of all training runs of an experiment, by key. With small batches, a second thread would not help."""
 

@@ -59,7 +59,7 @@ def list_calibration_nights(
         number: The number of nights; `trainer.calibration.earlier_nights` by default.
     """
     calibration = settings.trainer.calibration
-    if calibration.earlier_scores == "none":
+    if calibration.method == "none":
         return []
     label = settings.label
     days_to_close = math.ceil(label.window_hours / 24) if isinstance(label, LabelFromClicks) else 0

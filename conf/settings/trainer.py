@@ -140,7 +140,7 @@ class CalibrationSettings(TrainerGroup):
         description="whether to calibrate each domain's output bias, so that predicted clicks match actual clicks on "
         "the same training rows",
     )
-    earlier_scores: Literal["none", "bias", "platt", "isotonic"] = Field(
+    method: Literal["none", "bias", "platt", "isotonic"] = Field(
         "bias",
         description="calibration of predictions on the scores that the models of earlier nights gave to their test "
         "days: `bias` shifts the logits of each domain, `platt` also changes their slope, `isotonic` shifts them and "
@@ -149,7 +149,7 @@ class CalibrationSettings(TrainerGroup):
     earlier_nights: int = Field(
         7,
         ge=1,
-        description="number of test days whose scores `earlier_scores` uses: the newest with final labels",
+        description="number of test days whose scores `method` uses: the newest with final labels",
     )
 
 

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from star_ctr.conf.settings.base import SettingsModel, TrainingKey
 from star_ctr.conf.settings.trainer import NOT_AFFECTING_WEIGHTS
 
-_FIXED = ("warm_start", "calibration.earlier_scores", "calibration.earlier_nights")
+_FIXED = ("warm_start", "calibration.method", "calibration.earlier_nights")
 """Keys of `trainer` that have the same value in all trials."""
 
 

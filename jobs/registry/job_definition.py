@@ -12,8 +12,8 @@ from star_ctr.conf.redaction import dump_redacted
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.registry.attempts import check_files
 from star_ctr.jobs.registry.warm_starts import find_start
+from star_ctr.model.training.calibration_maps import CalibrationMaps
 from star_ctr.model.training.job import TrainingJob, WarmStart
-from star_ctr.model.training.score_maps import ScoreMaps
 
 
 class PinnedVersions(NamedTuple):
@@ -34,14 +34,16 @@ class PinnedVersions(NamedTuple):
     code: str
 
 
-def define_job(settings: Settings, ds: str, pinned: PinnedVersions, score_maps: ScoreMaps | None = None) -> TrainingJob:
+def define_job(
+    settings: Settings, ds: str, pinned: PinnedVersions, calibration_maps: CalibrationMaps | None = None
+) -> TrainingJob:
     """Return the training job of a night, or of its refit, without an attempt.
 
     Args:
         settings: The settings of the data set.
         ds: The night.
         pinned: The inputs.
-        score_maps: The calibration on the scores of earlier nights; none by default.
+        calibration_maps: The calibration on the scores of earlier nights; none by default.
 
     Raises:
         DataError: A file of the run in `trainer.warm_start` is damaged.
@@ -62,7 +64,7 @@ def define_job(settings: Settings, ds: str, pinned: PinnedVersions, score_maps: 
         trainer=settings.trainer,
         settings=dump_redacted(settings),
         start=find_warm_start(settings, ds, pinned.layout),
-        score_maps=score_maps,
+        calibration_maps=calibration_maps,
         outcome_weights=_compute_outcome_weights(settings),
     )
 

@@ -20,10 +20,10 @@ from star_ctr.conf.settings.model import ModelSettings
 from star_ctr.model.embeddings.sharding import WHOLE_PART
 from star_ctr.model.embeddings.shared_inputs import SharedInputs
 from star_ctr.model.layers.auxiliary import AuxiliaryNetwork
+from star_ctr.model.layers.calibration_map import CalibrationMap
 from star_ctr.model.layers.normalization import make_norm
 from star_ctr.model.layers.partitioned_norm import NormStatistics, PartitionedNorm
 from star_ctr.model.layers.per_domain import PerDomain, copy_domain
-from star_ctr.model.layers.score_map import ScoreMap
 from star_ctr.model.layers.segments import Segment, find_segments
 from star_ctr.model.layers.star_fcn import StarFCN, StarLinear
 from star_ctr.model.models.base import BaseFCN
@@ -97,7 +97,7 @@ class MultiDomainModel(nn.Module):
         self.heads: nn.Module | None = None
         if outcomes:
             self.heads = StarLinear([features, *settings.layers][-1], outcomes, self.domains, settings.combine)
-        self.score_map: ScoreMap | None = None
+        self.calibration_map: CalibrationMap | None = None
         """Calibration on the scores of earlier nights, set after training; it affects predictions, not the loss."""
 
     def forward(self, ints_BI: Tensor, floats_BN: Tensor, segments: list[Segment]) -> Tensor:
@@ -141,7 +141,7 @@ class MultiDomainModel(nn.Module):
 
     @torch.no_grad()
     def predict(self, ints_BI: Tensor, floats_BN: Tensor, domain_B: Tensor) -> Tensor:
-        """Predict the CTR of rows (eq. 7), with the running statistics of the normalization and the score map.
+        """Predict the CTR of rows (eq. 7), with the running statistics of the normalization and the calibration map.
 
         The model must be in evaluation mode.
 
@@ -170,8 +170,8 @@ class MultiDomainModel(nn.Module):
         assert not self.training
         order, segments = sort_by_domain(domain_B)
         logit, outcomes = self.compute_logits(ints_BI[order], floats_BN[order], segments)
-        if self.score_map is not None:
-            logit = self.score_map(logit, domain_B[order])
+        if self.calibration_map is not None:
+            logit = self.calibration_map(logit, domain_B[order])
 
         def restore_order(sorted_logit: Tensor) -> Tensor:
             score = torch.sigmoid(sorted_logit)

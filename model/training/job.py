@@ -13,7 +13,7 @@ from star_ctr.conf.files import open_folder
 from star_ctr.conf.settings.base import SettingsModel
 from star_ctr.conf.settings.model import ModelSettings
 from star_ctr.conf.settings.trainer import NOT_AFFECTING_WEIGHTS, TrainerSettings
-from star_ctr.model.training.score_maps import ScoreMaps
+from star_ctr.model.training.calibration_maps import CalibrationMaps
 
 
 class WarmStart(SettingsModel):
@@ -50,7 +50,7 @@ class TrainingJob(SettingsModel):
         trainer: Settings of the trainer; they include the seed.
         settings: The whole configuration, including overrides.
         start: Attempt to start from; None to train from scratch.
-        score_maps: Calibration on the scores of earlier nights; None without such scores.
+        calibration_maps: Calibration on the scores of earlier nights; None without such scores.
         outcome_weights: Weight of each further outcome of the layout in the loss, by name; empty to train the label
             only.
     """
@@ -69,7 +69,7 @@ class TrainingJob(SettingsModel):
     trainer: TrainerSettings
     settings: dict[str, Any]
     start: WarmStart | None = None
-    score_maps: ScoreMaps | None = None
+    calibration_maps: CalibrationMaps | None = None
     outcome_weights: dict[str, float] = Field(default_factory=dict)
 
     @property
@@ -118,8 +118,8 @@ class TrainingJob(SettingsModel):
             "model": self.model.model_dump(mode="json"),
             "layout": hash_json(self.layout.model_dump(mode="json"), 32),
             "start": self.start and self.start.model_dump(exclude={"folder", "attempt"}),
-            "score_maps": self.score_maps
-            and hash_json(self.score_maps.model_dump(mode="json", include={"method", "maps"}), 32),
+            "calibration_maps": self.calibration_maps
+            and hash_json(self.calibration_maps.model_dump(mode="json", include={"method", "maps"}), 32),
         }
         # Without further outcomes, the identity is the same as before they existed.
         return identity | ({"outcome_weights": self.outcome_weights} if self.outcome_weights else {})

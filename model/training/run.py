@@ -13,11 +13,11 @@ from star_ctr.model import export
 from star_ctr.model.distributed.process_group import get_rank_and_size
 from star_ctr.model.parity_sample import score_sample
 from star_ctr.model.training import trainer_state
+from star_ctr.model.training.calibration_maps import describe_maps
 from star_ctr.model.training.callbacks import Callback
 from star_ctr.model.training.callbacks.checkpoints_and_sigterm import Checkpoints
 from star_ctr.model.training.callbacks.record import LossCurve, ShuffleQuality, StartRecord, TimeSpent
 from star_ctr.model.training.job import TrainingJob
-from star_ctr.model.training.score_maps import describe_maps
 from star_ctr.model.training.trainer import Trainer
 from star_ctr.model.training.warm_start import start_from_run
 
@@ -86,7 +86,7 @@ def train(job: TrainingJob, callbacks: Sequence[Callback] = (), must_resume: boo
         "excluded": trainer.label_by_domain(trainer.data.excluded_rows),
         "mean_weight": trainer.files[0].mean_weight,
         "statistics_rows": trainer.label_by_domain(statistics_rows),
-        "score_maps": describe_maps(job.score_maps) if job.score_maps else None,
+        "calibration_maps": describe_maps(job.calibration_maps) if job.calibration_maps else None,
         "bias_shifts": _name_shifts(trainer, shifts.label),
         "outcome_bias_shifts": {name: _name_shifts(trainer, found) for name, found in shifts.outcomes.items()},
         "single_row_batches": trainer.label_by_domain(trainer.model.single_row_batches()),

@@ -31,8 +31,8 @@ from star_ctr.model.distributed.process_group import barrier, choose_device, get
 from star_ctr.model.distributed.shared_memory import is_on_one_machine
 from star_ctr.model.distributed.threads import choose_readers, choose_threads
 from star_ctr.model.embeddings.sharding import WHOLE_PART
+from star_ctr.model.layers.calibration_map import CalibrationMap
 from star_ctr.model.layers.partitioned_norm import NormStatistics
-from star_ctr.model.layers.score_map import ScoreMap
 from star_ctr.model.layers.segments import Segment, find_segments, select_rank_segments
 from star_ctr.model.models.multi_domain import MultiDomainModel
 from star_ctr.model.training.calibration import calibrate
@@ -261,7 +261,7 @@ class Trainer:
     def finish(self) -> tuple[dict[int, int], BiasShifts]:
         """Replace the weights by their EMA, if there is one, and calibrate the model.
 
-        See `calibration` and `score_maps`.
+        See `calibration` and `calibration_maps`.
 
         Returns:
             The number of rows used for the normalization statistics by domain, and the shifts of the output biases.
@@ -276,9 +276,11 @@ class Trainer:
         rows, shifts = calibrate(self.model, self.data, self.job.layout, settings, self.device, copied)
         for p in self.data.excluded:
             self.model.treat_as_unknown(p)
-        if self.job.score_maps is not None:
-            maps = [self.job.score_maps.get_map(name) for name in self.job.layout.domain_index.names]
-            self.model.score_map = ScoreMap.from_maps([(m.knots, m.offsets, m.slopes) for m in maps]).to(self.device)
+        if self.job.calibration_maps is not None:
+            maps = [self.job.calibration_maps.get_map(name) for name in self.job.layout.domain_index.names]
+            self.model.calibration_map = CalibrationMap.from_maps([(m.knots, m.offsets, m.slopes) for m in maps]).to(
+                self.device
+            )
         return rows, shifts
 
     def count_left_out(self) -> dict[int, int]:

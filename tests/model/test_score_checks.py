@@ -1,4 +1,4 @@
-"""Non-finite scores and weights are not sampled, exported or loaded."""
+"""Non-finite scores and weights are not sampled, exported or loaded, and models of other versions are not loaded."""
 
 from __future__ import annotations
 
@@ -55,6 +55,15 @@ def test_non_finite_weights_are_neither_written_nor_read(tmp_path: Path, value: 
     save_file(tensors, str(tmp_path / "good" / WEIGHTS_FILE), metadata={"model": SETTINGS.model_dump_json()})
     with pytest.raises(DataError, match=rf"{WEIGHTS_FILE}: non-finite weights in {name} \(1 of"):
         Predictor(tmp_path / "good")
+
+
+def test_a_model_of_another_version_is_an_error(tmp_path: Path) -> None:
+    export.export(MultiDomainModel(LAYOUT, SETTINGS).eval(), SETTINGS, LAYOUT, tmp_path)
+    tensors = load_file(str(tmp_path / WEIGHTS_FILE))
+    tensors["score_map.knots"] = torch.zeros(1)
+    save_file(tensors, str(tmp_path / WEIGHTS_FILE), metadata={"model": SETTINGS.model_dump_json()})
+    with pytest.raises(DataError, match=rf"{WEIGHTS_FILE}: its tensors are not .* another version of star-ctr"):
+        Predictor(tmp_path)
 
 
 def test_non_finite_running_statistics_are_not_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -207,8 +207,8 @@ def test_a_night_that_is_due_is_compared_with_a_model_trained_from_scratch(night
     # On the first day of the log, statistics are constant, so its rows have another encoding of numbers.
     assert (job.start, job.days, night.days) == (None, [small_logs.DAYS[1]], [small_logs.DAYS[1]])
     assert (job.versions, job.layout) == (night.versions, night.layout)
-    assert night.score_maps is not None
-    assert job.score_maps is None, "there is no earlier reference"
+    assert night.calibration_maps is not None
+    assert job.calibration_maps is None, "there is no earlier reference"
     views = store.read("features").where(F.col("ds") == small_logs.DAYS[1]).count()
     assert sum(record["rows"].values()) == views, "all rows of the day"
     assert sum(nights.records[1]["rows"].values()) == views, "the night has the same day"
@@ -250,7 +250,7 @@ def test_a_reference_does_not_change_any_night(nights: Nights) -> None:
     assert nights.records[2]["start"]["run_id"] == nights.records[1]["run_id"], "not the reference"
     pinned, maps = (
         train.pin_versions(store, NIGHTS[2]),
-        read_job(get_published_attempt(store.warehouse, run)).score_maps,
+        read_job(get_published_attempt(store.warehouse, run)).calibration_maps,
     )
     jobs = [define_job(s, NIGHTS[2], pinned, maps) for s in (nights.settings, nights.with_reference)]
     assert {job.fingerprint() for job in jobs} == {nights.records[2]["fingerprint"]}
@@ -297,7 +297,7 @@ def test_a_killed_reference_leaves_no_comparison(nights: Nights, monkeypatch: py
     assert found["days"] == list(small_logs.DAYS[1:3])
     assert store.read("differences").where(is_gap).count() == len(found["differences"])
     assert [a.number for a in list_attempts(store.warehouse, name)] == [1], "the trained reference is reused"
-    maps = read_job(get_published_attempt(store.warehouse, name)).score_maps
+    maps = read_job(get_published_attempt(store.warehouse, name)).calibration_maps
     assert maps is not None
     assert (maps.nights, maps.rows) == ([NIGHTS[1]], nights.count_final(NIGHTS[1])), "only of the earlier reference"
     # The first night started from no model, so there is nothing to compare.

@@ -270,7 +270,7 @@ def test_a_model_is_stale_if_scores_that_calibrate_it_change(tmp_path: Path) -> 
         State.STALE,
         f"inputs changed: score of night {NIGHTS[0]}",
     )
-    without = warehouse.load("trainer.calibration.earlier_scores=none")
+    without = warehouse.load("trainer.calibration.method=none")
     assert f"score of {NIGHTS[0]}" not in warehouse.get_staleness(without).hash_inputs(NIGHTS[1], "train")
 
 

@@ -135,7 +135,7 @@ def test_a_second_call_trains_nothing_and_returns_the_same_results(
 def test_a_run_equals_that_of_single_steps(compared: Compared, spark: SparkSession, tmp_path: Path) -> None:
     night = NIGHTS[1]
     overrides = [*SMALL, *compared.results.comparison.list_overrides("base_noaux"), "trainer.seed=0"]
-    settings = load(compared.conf, [*overrides, "trainer.calibration.earlier_scores=none"])
+    settings = load(compared.conf, [*overrides, "trainer.calibration.method=none"])
     weights = newest_folder(settings, make_run_id(settings, night)) / "model.safetensors"
     bits = weights.read_bytes()
     before = [r for r in compared.results.rows if r["compared"] == "base_noaux"]

@@ -1,4 +1,4 @@
-"""Score maps: their fit compared with scipy, their bounds, and that the exported model applies them."""
+"""Calibration maps: their fit compared with scipy, their bounds, and that the exported model applies them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from scipy.optimize import minimize
 from scipy.special import expit, logit
 
 from star_ctr.conf.contracts.domains import OTHER_NAME, DomainIndex
-from star_ctr.model.layers.score_map import ScoreMap
-from star_ctr.model.training.score_maps import (
+from star_ctr.model.layers.calibration_map import CalibrationMap
+from star_ctr.model.training.calibration_maps import (
     HALF_LIFE,
     SLOPES,
+    CalibrationMaps,
     LogitMap,
     ScoreBins,
-    ScoreMaps,
     _maximize_posterior,
     fit_maps,
 )
@@ -120,7 +120,7 @@ def test_maps_are_increasing_with_bounded_slope_and_invertible(method: str, data
         x = np.array(data.draw(st.lists(st.floats(-16, 16), min_size=n, max_size=n)))
         age = np.array(data.draw(st.lists(st.integers(0, 6), min_size=n, max_size=n)), float)
         bins[domain] = ScoreBins(age, x, rows, np.floor(rows * share))
-    maps = ScoreMaps(method=method, nights=[], rows=0, clicks=0, maps=fit_maps(method, bins))
+    maps = CalibrationMaps(method=method, nights=[], rows=0, clicks=0, maps=fit_maps(method, bins))
     x = np.sort(np.concatenate([np.linspace(-17, 17, 400), *(np.array(m.knots) for m in maps.maps.values())]))
     x = x[np.concatenate([[True], np.diff(x) > 1e-6])]
     for domain in ("a", "b", OTHER_NAME, "never seen"):
@@ -135,11 +135,11 @@ def test_maps_are_increasing_with_bounded_slope_and_invertible(method: str, data
 @pytest.mark.parametrize("method", METHODS)
 def test_the_module_applies_the_map_of_each_row(method: str) -> None:
     bins = {"a": make_bins(100_000, 0.3, 0.7), "b": make_bins(100_000, -0.3, 1.2, seed=1)}
-    maps = ScoreMaps(method=method, nights=[], rows=0, clicks=0, maps=fit_maps(method, bins))
+    maps = CalibrationMaps(method=method, nights=[], rows=0, clicks=0, maps=fit_maps(method, bins))
     index = DomainIndex(["b", "new", "a"])
     x = torch.linspace(-20, 20, 1001)
     by_number = [maps.get_map(name) for name in index.names]
-    module = ScoreMap.from_maps([(m.knots, m.offsets, m.slopes) for m in by_number])
+    module = CalibrationMap.from_maps([(m.knots, m.offsets, m.slopes) for m in by_number])
     found = {name: module(x, torch.full((1001,), index.get_number(name))) for name in (*index.names,)}
     for name, domain in (("a", "a"), ("b", "b"), ("new", OTHER_NAME), (OTHER_NAME, OTHER_NAME)):
         np.testing.assert_allclose(found[name].numpy(), maps.get_map(domain).apply(x.double().numpy()), atol=2e-5)
@@ -183,6 +183,6 @@ def test_the_slope_of_all_domains_matches_scipy(
 
 
 def test_infinite_logits_stay_ordered() -> None:
-    module = ScoreMap.from_maps([([0.0], [0.3], [0.0, 0.0])])
+    module = CalibrationMap.from_maps([([0.0], [0.3], [0.0, 0.0])])
     found = module(torch.tensor([-torch.inf, 0.0, torch.inf]), torch.zeros(3, dtype=torch.int32))
     assert torch.sigmoid(found).tolist() == pytest.approx([0.0, 1 / (1 + np.exp(-0.3)), 1.0])

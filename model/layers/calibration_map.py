@@ -11,7 +11,7 @@ _MAX_LOGIT = 1e4
 """Larger logits are clipped: an infinite one would become NaN in a segment without slope."""
 
 
-class ScoreMap(nn.Module):
+class CalibrationMap(nn.Module):
     """A strictly increasing, piecewise linear map of logits for each domain.
 
     A logit x is mapped to x plus an offset, so a map whose slopes are 0 shifts all logits by exactly the same number.
@@ -37,7 +37,7 @@ class ScoreMap(nn.Module):
         self.knots[:, 0] = 0.0
 
     @classmethod
-    def from_maps(cls, maps: Sequence[tuple[Sequence[float], Sequence[float], Sequence[float]]]) -> ScoreMap:
+    def from_maps(cls, maps: Sequence[tuple[Sequence[float], Sequence[float], Sequence[float]]]) -> CalibrationMap:
         """Make the module from the knots, offsets and slopes of each domain, by its number."""
         module = cls(len(maps), max(len(knots) for knots, _, _ in maps))
         for p, (knots, offsets, slopes) in enumerate(maps):

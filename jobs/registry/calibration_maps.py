@@ -1,4 +1,4 @@
-"""Fit the score maps of a run on the test scores of earlier nights (see `model.training.score_maps`)."""
+"""Fit the calibration maps of a run on the test scores of earlier nights (see `model.training.calibration_maps`)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from star_ctr.jobs.io.label_records import PART as LABELS
 from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.registry.attempts import Attempt, find_attempt, read_job
 from star_ctr.model.score_checks import is_within_tolerance
-from star_ctr.model.training.score_maps import Floats, ScoreBins, ScoreMaps, fit_maps
+from star_ctr.model.training.calibration_maps import CalibrationMaps, Floats, ScoreBins, fit_maps
 
 _logger = logging.getLogger(__name__)
 _LEAST_SCORE = 1e-7
@@ -30,14 +30,14 @@ _BINS_PER_UNIT = 4
 """Number of bins per unit of the logit."""
 
 
-def fit_score_maps(
+def fit_calibration_maps(
     settings: Settings,
     store: WarehouseTables,
     ds: str,
     is_refit: bool = False,
     earlier: Mapping[str, str] | None = None,
-) -> ScoreMaps | None:
-    """Fit the score maps of a run on the scores of earlier runs with the same settings and seed.
+) -> CalibrationMaps | None:
+    """Fit the calibration maps of a run on the scores of earlier runs with the same settings and seed.
 
     Args:
         settings: The settings of the data set.
@@ -48,7 +48,7 @@ def fit_score_maps(
             `list_calibration_nights` returns.
 
     Returns:
-        The maps; None if there are no such scores, or `trainer.calibration.earlier_scores` is `none`.
+        The maps; None if there are no such scores, or `trainer.calibration.method` is `none`.
     """
     if earlier is None:
         earlier = {make_run_id(settings, n): n for n in list_calibration_nights(settings, ds, is_refit)}
@@ -73,12 +73,10 @@ def fit_score_maps(
     if not bins:
         return None
     used = sorted({runs[row.run_id] for row in found})
-    maps = fit_maps(settings.trainer.calibration.earlier_scores, bins)
+    maps = fit_maps(settings.trainer.calibration.method, bins)
     rows, clicks = (int(sum(getattr(b, name).sum() for b in bins.values())) for name in ("rows", "clicks"))
     _logger.info("calibrated on %s scores of the nights %s", f"{rows:,}", ", ".join(used))
-    return ScoreMaps(
-        method=settings.trainer.calibration.earlier_scores, nights=used, rows=rows, clicks=clicks, maps=maps
-    )
+    return CalibrationMaps(method=settings.trainer.calibration.method, nights=used, rows=rows, clicks=clicks, maps=maps)
 
 
 def _select_runs(settings: Settings, store: WarehouseTables, runs: Mapping[str, str]) -> dict[str, str]:
@@ -164,7 +162,7 @@ def _make_bins(
     """Return the bins of each domain, with logits before the maps of their runs, and counts multiplied by `scale`."""
     parts: dict[str, list[ScoreBins]] = {}
     for (run_id, number), attempt in attempts.items():
-        maps = read_job(attempt).score_maps
+        maps = read_job(attempt).calibration_maps
         age = (dt.date.fromisoformat(newest) - dt.date.fromisoformat(runs[run_id])).days
         by_domain: dict[str, list[Row]] = {}
         for row in counts:

@@ -70,7 +70,7 @@ class LogitMap(SettingsModel):
         return inverse
 
 
-class ScoreMaps(SettingsModel):
+class CalibrationMaps(SettingsModel):
     """The maps of a run, and the scores that they were fitted on.
 
     Attributes:
@@ -277,7 +277,7 @@ def _fit_isotonic(bins: Mapping[str, ScoreBins], shifts: Mapping[str, LogitMap])
     return shape.model_copy(update={"offsets": [offset + correction for offset in shape.offsets]})
 
 
-def describe_maps(maps: ScoreMaps) -> dict[str, object]:
+def describe_maps(maps: CalibrationMaps) -> dict[str, object]:
     """Describe maps for the training record: what they were fitted on, and how much they change a score by domain."""
     typical = {domain: m.apply(np.array([-3.0])).item() + 3.0 for domain, m in sorted(maps.maps.items())}
     assert all(map(math.isfinite, typical.values()))

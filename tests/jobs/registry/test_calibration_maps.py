@@ -19,14 +19,14 @@ from star_ctr.jobs.io.day_records import DayRecord, DayRecords
 from star_ctr.jobs.io.label_records import LABEL_SETTINGS, WEIGHT
 from star_ctr.jobs.io.label_records import PART as LABELS
 from star_ctr.jobs.io.warehouse import WarehouseTables
-from star_ctr.jobs.registry.score_maps import fit_score_maps
-from star_ctr.model.training.score_maps import LogitMap, ScoreBins, ScoreMaps, fit_maps
+from star_ctr.jobs.registry.calibration_maps import fit_calibration_maps
+from star_ctr.model.training.calibration_maps import CalibrationMaps, LogitMap, ScoreBins, fit_maps
 from tests.model.synthetic import LAYOUT
 from tests.published import publish
 
 NIGHT = "2026-01-09"
 SHIFT = LogitMap(knots=[0.0], offsets=[0.5], slopes=[0.1, 0.1])
-OWN_MAPS = ScoreMaps(method="platt", nights=[], rows=1, clicks=1, maps={"1": SHIFT, OTHER_NAME: SHIFT})
+OWN_MAPS = CalibrationMaps(method="platt", nights=[], rows=1, clicks=1, maps={"1": SHIFT, OTHER_NAME: SHIFT})
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_only_nights_with_final_labels_are_used(label: str, is_refit: bool, newe
     settings = load("demo", [f"label={label}", "trainer.calibration.earlier_nights=2"])
     assert list_calibration_nights(settings, NIGHT, is_refit)[-1] == newest
     assert len(list_calibration_nights(settings, NIGHT, is_refit)) == 2
-    none = load("demo", [f"label={label}", "trainer.calibration.earlier_scores=none"])
+    none = load("demo", [f"label={label}", "trainer.calibration.method=none"])
     assert list_calibration_nights(none, NIGHT, is_refit) == []
 
 
@@ -68,9 +68,9 @@ def test_maps_are_fitted_on_final_labels_before_the_maps_of_earlier_runs(
     spark: SparkSession, tmp_path: Path, weight: str | None
 ) -> None:
     changes = [] if weight is None else [f"logs.impressions.weight={weight}"]
-    settings = load("demo", [f"paths.warehouse={tmp_path}", "trainer.calibration.earlier_scores=platt", *changes])
+    settings = load("demo", [f"paths.warehouse={tmp_path}", "trainer.calibration.method=platt", *changes])
     store = WarehouseTables(settings, spark)
-    assert fit_score_maps(settings, store, NIGHT) is None
+    assert fit_calibration_maps(settings, store, NIGHT) is None
     # Too old, used, used, the night itself, and three nights that must not be used: with labels of other settings,
     # with scores that differ from those of the trainer, and with scores that were not checked.
     nights = ["2025-12-20", "2026-01-07", "2026-01-08", NIGHT, "2026-01-06", "2026-01-05", "2026-01-04"]
@@ -87,7 +87,7 @@ def test_maps_are_fitted_on_final_labels_before_the_maps_of_earlier_runs(
         job = {
             "run_id": attempt.run_id, "ds": ds, "split": "", "versions": {}, "folder": "", "code": "",
             "layout": LAYOUT.model_dump(mode="json"), "model": {}, "trainer": {}, "settings": {},
-            "score_maps": OWN_MAPS.model_dump(mode="json") if k == 1 else None,
+            "calibration_maps": OWN_MAPS.model_dump(mode="json") if k == 1 else None,
         }  # fmt: skip
         (attempt.folder / "job.json").write_text(pd.Series(job).to_json())
     definition = {LABEL_SETTINGS: hash_label_settings(settings)} | ({WEIGHT: weight} if weight else {})
@@ -98,7 +98,7 @@ def test_maps_are_fitted_on_final_labels_before_the_maps_of_earlier_runs(
     store.replace(
         "runs", spark.createDataFrame(runs, "run_id string, attempt long, max_score_difference double"), "true"
     )
-    found = fit_score_maps(settings, store, NIGHT)
+    found = fit_calibration_maps(settings, store, NIGHT)
     assert found is not None
     used = pd.concat(frames[1:3]).query("is_final")
     if weight:
@@ -126,4 +126,4 @@ def test_maps_are_fitted_on_final_labels_before_the_maps_of_earlier_runs(
         assert found.maps[domain].slopes == pytest.approx(want[domain].slopes, abs=1e-6)
     # With unequal weights, the scores are less informative, and the map is shrunk more.
     assert found.maps["1"].apply(np.array([-2.5])) == pytest.approx([-2.9], abs=0.12 if weight is None else 0.3)
-    assert fit_score_maps(settings, store, NIGHT) == found
+    assert fit_calibration_maps(settings, store, NIGHT) == found
