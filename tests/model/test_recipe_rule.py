@@ -23,7 +23,7 @@ def make_settings(rows: int, clicks: int, domains: int) -> Settings:
 def test_settings_are_valid_and_batches_grow_with_the_rows(rows: int, share: float, domains: int, more: int) -> None:
     settings = make_settings(rows, int(rows * share), domains)
     assert Settings.model_validate(settings.model_dump(mode="json")) == settings
-    assert 128 <= settings.trainer.batch_size <= 2000
+    assert 32 <= settings.trainer.batch_size <= 2000
     assert settings.trainer.batch_size <= make_settings(rows + more, 0, domains).trainer.batch_size
     assert settings.trainer.optimizer.lr <= (settings.trainer.optimizer.domain_lr or 1) <= 0.02 or share >= 0.15
 
@@ -35,6 +35,13 @@ def test_settings_for_known_sizes() -> None:
     assert (large.model.layers, large.trainer.batch_size) == ([512, 256, 128, 64, 32, 16], 2000)
     clicked = make_settings(56_000, 19_000, 8)
     assert (clicked.trainer.epochs, clicked.model.dropout, clicked.trainer.optimizer.embedding_lr) == (2, 0.2, 0.0003)
+
+
+def test_few_rows_are_trained_with_small_batches_for_three_epochs() -> None:
+    for rows, batch_size, epochs in ((1, 32, 3), (10_000, 32, 3), (15_000, 64, 3), (31_999, 128, 3), (32_000, 128, 1)):
+        trainer = make_settings(rows, rows // 30, 19).trainer
+        assert (trainer.batch_size, trainer.epochs) == (batch_size, epochs)
+        assert trainer.optimizer.embedding_lr == (0.0002 if epochs == 3 else None)
 
 
 def test_downsampling_counts_for_sizes_but_not_for_the_click_rate() -> None:
