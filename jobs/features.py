@@ -81,7 +81,8 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     entries = [LedgerEntry(d.ds, d.domain, d.rows, written.get((d.ds, d.domain), 0), "") for d in domains]
     store.write_ledger("features", entries, make_in_condition("ds", window))
     clicks = read_click_entries(settings, window)
-    measures = write_profile(settings, store, ds, window, domains, clicks)
+    events = {name: read_click_entries(settings, window, name) for name in settings.label.outcome_events}
+    measures = write_profile(settings, store, ds, window, domains, clicks, events)
     check_numbers(settings, measures)
     check_labels(settings, store, ds, [c for c in clicks if c.ds == ds], [d for d in domains if d.ds == ds])
     return {day: sum(e.rows_out for e in entries if e.ds == day) for day in sorted({e.ds for e in entries})}

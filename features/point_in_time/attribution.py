@@ -26,6 +26,11 @@ _MAX_EARLIER = 8
 """Number of earlier impressions with the same id that are compared with a click."""
 
 
+def name_event_status(status: str) -> str:
+    """Return the status of an event of a further outcome, from that of a click."""
+    return status.replace("click", "event")
+
+
 def add_labels(impressions: DataFrame, clicks: DataFrame, window_hours: float, zone: str) -> DataFrame:
     """Add the label to impressions.
 

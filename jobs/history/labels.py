@@ -96,7 +96,7 @@ def _add_event_outcomes(
     for name, outcome in settings.label.outcome_events.items():
         matches = match_days(settings, store, outcome, days, ds, event=outcome.event or name).rows
         entries = collect_ledger_entries(attribution.count_clicks(matches.where(F.col("ds").isin(list(days)))))
-        entries = [entry._replace(reason=entry.reason.replace("click", "event")) for entry in entries]
+        entries = [entry._replace(reason=attribution.name_event_status(entry.reason)) for entry in entries]
         store.write_ledger(f"attribute.{name}", entries, make_in_condition("ds", days))
         _check_events(store, name, outcome.event or name, entries, ds)
         matched = matches.where((F.col("status") == attribution.MATCHED) & F.col("shown_ds").isin(list(days)))

@@ -149,9 +149,10 @@ def _read_ingest_entries(settings: Settings, days: Iterable[str]) -> list[dict[s
     )
 
 
-def read_click_entries(settings: Settings, days: Iterable[str]) -> list[LedgerEntry]:
-    """Read the ledger entries of the clicks of some days, by domain and status."""
-    where = f"run_id = '{SHARED_RUN_ID}' AND step = 'attribute' AND {make_in_condition('ds', list(days))}"
+def read_click_entries(settings: Settings, days: Iterable[str], outcome: str | None = None) -> list[LedgerEntry]:
+    """Read the ledger entries of the clicks of some days, or of the events of an outcome, by domain and status."""
+    step = f"attribute.{outcome}" if outcome else "attribute"
+    where = f"run_id = '{SHARED_RUN_ID}' AND step = '{step}' AND {make_in_condition('ds', list(days))}"
     rows = read_rows(Warehouse(settings.paths).table("ledger"), where)
     return [LedgerEntry(r["ds"], r["domain"], r["rows_in"], r["rows_out"], r["reason"]) for r in rows]
 

@@ -6,7 +6,7 @@ module counts them by day in the table `profile`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import partial, reduce
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from star_ctr.conf.settings.label import LabelFromClicks
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.point_in_time.attributes import name_match_column
 from star_ctr.features.point_in_time.attribution import EARLY as EARLY_CLICK
-from star_ctr.features.point_in_time.attribution import MATCHED
+from star_ctr.features.point_in_time.attribution import MATCHED, REPEATED, name_event_status
 from star_ctr.jobs.io.delta_rows import make_any_condition
 from star_ctr.jobs.io.warehouse import LedgerEntry, WarehouseTables
 from star_ctr.jobs.quality.measures import (
@@ -68,6 +68,7 @@ def write_profile(
     days: Collection[str],
     domains: Iterable[DomainCount],
     clicks: Iterable[LedgerEntry],
+    events: Mapping[str, Iterable[LedgerEntry]],
 ) -> list[Measure]:
     """Compute the profile of the window of a night and write it to the table `profile`.
 
@@ -79,6 +80,8 @@ def write_profile(
         domains: The rows by day and domain, from `count_domains`.
         clicks: The clicks by day, domain and status, from `count_clicks`; empty if labels do not come from a click log.
 
+        events: The same for the events of each further outcome, by its name.
+
     Returns:
         The measures that were written.
     """
@@ -87,6 +90,7 @@ def write_profile(
         *measure_columns(settings, rows),
         *measure_domains(settings, domains, clicks),
         *measure_clicks(clicks, days),
+        *(m for name, entries in events.items() for m in measure_events(name, entries, days)),
         *measure_unseen(settings, rows, [ds], [day for day in days if day < ds]),
     ]
     # The unseen values of an earlier day are relative to the window of its own night, so they are kept.
@@ -149,15 +153,32 @@ def measure_domains(settings: Settings, domains: Iterable[DomainCount], clicks: 
     return found
 
 
-def measure_clicks(clicks: Iterable[LedgerEntry], days: Collection[str]) -> list[Measure]:
-    """Count clicks that match an impression, and that precede it, by day; days without clicks are left out."""
+def _count_by_status(entries: Iterable[LedgerEntry], days: Collection[str]) -> Iterator[tuple[str, dict[str, int]]]:
+    """Yield the number of clicks or events of each day by status; days without any are left out."""
     counts: dict[str, dict[str, int]] = {}
-    for entry in clicks:
+    for entry in entries:
         if entry.ds in days:
             by_status = counts.setdefault(entry.ds, {})
             by_status[entry.reason] = by_status.get(entry.reason, 0) + entry.rows_in
+    yield from sorted(counts.items())
+
+
+def measure_events(outcome: str, events: Iterable[LedgerEntry], days: Collection[str]) -> list[Measure]:
+    """Count the events of a further outcome that belong to an impression, by day.
+
+    Unlike a repeated click, a repeated event counts as matched: many users buy more than one item.
+    """
     found = []
-    for ds, by_status in sorted(counts.items()):
+    for ds, by_status in _count_by_status(events, days):
+        matched = sum(by_status.get(name_event_status(status), 0) for status in (MATCHED, REPEATED))
+        found.append(Measure(ds, "events", outcome, MATCH, sum(by_status.values()), matched))
+    return found
+
+
+def measure_clicks(clicks: Iterable[LedgerEntry], days: Collection[str]) -> list[Measure]:
+    """Count clicks that match an impression, and that precede it, by day; days without clicks are left out."""
+    found = []
+    for ds, by_status in _count_by_status(clicks, days):
         total = sum(by_status.values())
         found.append(Measure(ds, "clicks", "clicks", MATCH, total, by_status.get(MATCHED, 0)))
         found.append(Measure(ds, "clicks", "clicks", EARLY, total, by_status.get(EARLY_CLICK, 0)))
@@ -268,8 +289,10 @@ def describe_matches(settings: Settings, ds: str) -> list[str]:
     """
     lines = []
     for found in sorted(read_day(settings, ds, [MATCH])):
-        what = "clicks matched an impression" if found.name == "clicks" else f"rows matched `{found.name}`"
-        key = "logs.clicks.impression" if found.name == "clicks" else f"logs.{found.name}.key"
+        what, key = f"rows matched `{found.name}`", f"logs.{found.name}.key"
+        if found.log in ("clicks", "events"):
+            events = "clicks" if found.log == "clicks" else f"events of `label.also.{found.name}`"
+            what, key = f"{events} matched an impression", f"logs.{found.log}.impression"
         warning = f"; check that {key} has the same ids as the impressions" if found.share < 0.5 else ""
         lines.append(f"{found.share:.1%} of {found.rows:,} {what}{warning}")
     return lines

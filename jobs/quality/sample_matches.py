@@ -1,7 +1,9 @@
-"""Match the samples of a data set's logs: clicks with impressions, and impressions with users and items."""
+"""Match the samples of a data set's logs: clicks and events with impressions, and impressions with users and items."""
 
 from __future__ import annotations
 
+import datetime as dt
+import math
 from collections.abc import Iterator, Mapping
 
 import pyarrow as pa
@@ -13,6 +15,8 @@ from star_ctr.jobs.quality.sample import Sample
 _KEYS = {"users": "user_id", "items": "item_id"}
 _LOW = 0.5
 """Share of matches below which a warning is given."""
+_NAMED = 10
+"""Maximum number of events that are named."""
 
 
 def describe_matches(settings: Settings, samples: Mapping[str, Sample]) -> Iterator[tuple[str, list[str], list[str]]]:
@@ -41,6 +45,8 @@ def describe_matches(settings: Settings, samples: Mapping[str, Sample]) -> Itera
         clicks = clicks.filter(pc.is_in(clicks["ds"], value_set=days))
         if len(clicks):
             yield "clicks", list(_find_click_problems(settings, impressions, clicks)), []
+    if "events" in samples and samples["events"].is_whole:
+        yield "events", *_describe_events(settings, impressions, _select_good(samples["events"]))
 
 
 def _select_good(sample: Sample) -> pa.Table:
@@ -59,6 +65,45 @@ def _describe_attributes(impressions: pa.Table, key: str, rows: pa.Table, name: 
             f"only {share:.0%} of the impressions have a row in logs.{name}; check that logs.{name}.key has the same "
             f"ids as the impressions (for example `{there}` and `{impressions[key][0].as_py()}`)"
         )
+
+
+def _describe_events(settings: Settings, impressions: pa.Table, events: pa.Table) -> tuple[list[str], list[str]]:
+    """Return the problems and the warnings of the events of further outcomes.
+
+    The impression of an event may have been shown before the first sampled day. So only events that are at least one
+    attribution window younger are matched.
+    """
+    problems, warnings = [], []
+    first = min(impressions["ds"].to_pylist())
+    for name, outcome in settings.label.outcome_events.items():
+        event, where = outcome.event or name, f"label.also.{name}"
+        own = events.filter(pc.equal(events["event"], event))
+        if not len(own):
+            found = ", ".join(sorted({text for text in events["event"].to_pylist() if text})[:_NAMED])
+            problems.append(
+                f"{where}: logs.events has no event `{event}` (found: {found or 'no events'}); set {where}.event"
+            )
+            continue
+        days = math.ceil(outcome.window_hours / 24)
+        since = (dt.date.fromisoformat(first) + dt.timedelta(days=days)).isoformat()
+        own = own.filter(pc.and_(pc.greater_equal(own["ds"], since), pc.is_in(own["ds"], impressions["ds"].unique())))
+        if not len(own):
+            continue
+        shown = impressions.group_by("impression_id").aggregate([("ts", "min")])
+        joined = own.select(["impression_id", "ts"]).join(shown, "impression_id", join_type="inner")
+        if len(joined) < _LOW * len(own):
+            warnings.append(
+                f"only {len(joined) / len(own):.0%} of the {len(own):,} events `{event}` have an impression; check that "
+                f"logs.events.impression and logs.impressions.id contain the same ids (for example "
+                f"`{own['impression_id'][0].as_py()}` and `{impressions['impression_id'][0].as_py()}`)"
+            )
+        early = pc.sum(pc.less(joined["ts"], joined["ts_min"])).as_py() or 0
+        if early > settings.checks.max_early_clicks * len(joined):
+            warnings.append(
+                f"{early:,} of {len(joined):,} events `{event}` come before their impression, so they do not count; set "
+                "`zone` of logs.events.time or logs.impressions.time"
+            )
+    return problems, warnings
 
 
 def _find_click_problems(settings: Settings, impressions: pa.Table, clicks: pa.Table) -> Iterator[str]:

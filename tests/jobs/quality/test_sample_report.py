@@ -232,6 +232,38 @@ def test_matches(conf: Settings) -> None:
         assert not list(describe_matches(conf, {"impressions": impressions, "clicks": part}))
 
 
+def test_matches_of_events(tmp_path: Path) -> None:
+    """Events of the first days are not matched, because their impressions may lie before the sample."""
+    log = {"path": "events/{ds}.csv", "impression": "view", "event": "what", "time": {"column": "at", "unit": "timestamp"}}
+    label = {"column": "clk", "also": {"order": {"window_hours": 24}}}
+    conf = settings(tmp_path, logs={"events": log}, window={"days": 3}, label=label)
+    impressions = make_sample()
+    ids = [f"v{k}" for k in range(N * len(DAYS))]
+    days = [DAYS[k // N] for k in range(len(ids))]
+    shown = dict(zip(impressions.rows["impression_id"].to_pylist(), impressions.rows["ts"].to_pylist(), strict=True))
+    times = [shown[name] + HOUR // 2 for name in ids]
+    unknown = [f"x{name}" if day > DAYS[0] else name for name, day in zip(ids, days, strict=True)]
+    old = [name if day > DAYS[0] else f"x{name}" for name, day in zip(ids, days, strict=True)]
+    cases = [
+        ("order", ids, times, [], []),
+        ("order", old, times, [], []),
+        ("buy", ids, times, ["label.also.order: logs.events has no event `order` (found: buy)"], []),
+        ("order", unknown, times, [], ["only 0% of the "]),
+        ("order", ids, [t - HOUR for t in times], [], [" events `order` come before their impression"]),
+    ]
+    for event, names, at, problems, warnings in cases:
+        columns = {"event": [event] * len(ids), "impression_id": names, "ts": at, "ds": days}
+        rows = pa.table({**columns, "reason": pa.nulls(len(ids), pa.string())})
+        events = Sample(rows, {}, {}, 1, True)
+        [(name, *found)] = describe_matches(conf, {"impressions": impressions, "events": events})
+        assert name == "events"
+        for texts, expected in zip(found, (problems, warnings), strict=True):
+            assert len(texts) == len(expected)
+            assert all(part in text for text, part in zip(texts, expected, strict=True))
+        part = events._replace(is_whole=False)
+        assert not list(describe_matches(conf, {"impressions": impressions, "events": part}))
+
+
 @pytest.mark.parametrize(("keys", "is_low"), [(["s0", "s1", "s2", "s3"], False), (["0001", "0002"], True)])
 def test_attributes_without_match_are_a_warning(conf: Settings, keys: list[str], is_low: bool) -> None:
     rows = pa.table({"key": keys, "ds": ["all"] * len(keys), "reason": pa.nulls(len(keys), pa.string())})
