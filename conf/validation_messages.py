@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -102,7 +102,7 @@ def _make_message(problem: Any, location: Location) -> str:
     if kind == "value_error":
         return str(problem["msg"]).removeprefix("Value error, ")
     if kind == "extra_forbidden":
-        known = sorted(set(_list_known_keys(location[:-1])))
+        known = sorted(set(_list_known_keys(problem["loc"][:-1])))
         hint = suggest_nearest(str(location[-1]), known)
         return f"unknown key{hint}" + (f" (known keys: {', '.join(known)})" if known else "")
     if kind == "union_tag_invalid":
@@ -206,9 +206,16 @@ def _find_line(node: yaml.Node, location: Sequence[int | str]) -> tuple[int | No
 
 
 def _list_known_keys(location: Sequence[int | str]) -> list[str]:
-    """Return the keys that the settings accept at `location`."""
+    """Return the keys that the settings accept at `location`, which may have the tags of union branches."""
     models: list[type[BaseModel]] = [Settings]
     for part in location:
+        if part in _KINDS and len(models) > 1:
+            models = [
+                m for m in models if "kind" in m.model_fields and part in get_args(m.model_fields["kind"].annotation)
+            ]
+            continue
+        if _is_tag(part):
+            continue
         found: list[type[BaseModel]] = []
         for model in models:
             field = model.model_fields.get(str(part))

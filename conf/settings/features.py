@@ -154,7 +154,7 @@ class Numeric(Feature):
     kind: Literal["numeric"] = Field(description="kind of the feature: `numeric`")
     column: ColumnRef = Field(description="column with the numbers")
     log: bool = Field(False, description="whether to transform x to log(1 + x) first; negative values count as 0")
-    encode: list[NumericEncoding | Literal["missing"]] = Field(
+    encode: list[Literal["standard", "bucket", "missing"]] = Field(
         default=["standard"],
         min_length=1,
         description="encodings, one or more: `standard` (mean 0, standard deviation 1, clipped to 4 deviations), "

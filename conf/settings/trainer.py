@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from star_ctr.conf.settings.base import DomainName, SettingsModel
 
@@ -12,6 +12,13 @@ PREVIOUS = "previous"
 """Value of `trainer.warm_start`: the newest finished run of an earlier night with this configuration."""
 ACCEPTED = "accepted"
 """Value of `trainer.warm_start`: the newest run of an earlier night that the gate or a person accepted (§4.4)."""
+
+
+def _check_warm_start(given: Any) -> Any:
+    """Raise `ValueError` for a value that cannot be the id of a run, all of which contain hyphens."""
+    if given is None or given in (PREVIOUS, ACCEPTED) or (isinstance(given, str) and "-" in given):
+        return given
+    raise ValueError(f"write `{PREVIOUS}`, `{ACCEPTED}`, or a run_id of the table `runs` (got `{given}`)")
 
 
 SamplingRate = Annotated[float, Field(gt=0, le=1)]
@@ -200,7 +207,7 @@ class TrainerSettings(SettingsModel):
     batch_size: int = Field(2000, ge=2, description="rows per batch")
     epochs: int = Field(1, ge=1, description="number of passes over the training rows")
     seed: int = Field(0, ge=0, description="seed of initialization, shuffling and dropout")
-    warm_start: str | None = Field(
+    warm_start: Annotated[str | None, BeforeValidator(_check_warm_start)] = Field(
         None,
         description="run to start from (§4.4): its run_id, `previous` (the newest finished run of an earlier night "
         "with this configuration), or `accepted` (the newest one that the gate or a person accepted); the split "

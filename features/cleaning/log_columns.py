@@ -67,6 +67,12 @@ def list_required_columns(settings: Settings, name: str) -> dict[str, str]:
     return wanted
 
 
+def _describe_missing(where: str, key: str, column: str) -> str:
+    if key.startswith("label.also."):
+        return f"{where}: no column `{column}` for {key} (for an event of `logs.events`, set {key}.window_hours)"
+    return f"{where}.{key}: no column `{column}`"
+
+
 def list_declared_columns(settings: Settings, name: str) -> set[str]:
     """List the columns of a log that the settings name: the required ones, and those that features read."""
     read = {column.column for f in settings.features for column in list_read_columns(f) if column.table == name}
@@ -123,7 +129,7 @@ def require_columns(existing: Iterable[str], wanted: Mapping[str, str], where: s
         key, column = repeated[0]
         raise DataError(f"{where}.{key}: the header has `{column}` more than once; rename one of the columns")
     if missing:
-        lines = [f"{where}.{key}: no column `{c}`{suggest_nearest(c, names)}" for key, c in missing.items()]
+        lines = [_describe_missing(where, key, c) + suggest_nearest(c, names) for key, c in missing.items()]
         raise DataError("\n".join([*lines, f"(existing columns: {', '.join(names)})"]))
 
 

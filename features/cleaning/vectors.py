@@ -58,6 +58,11 @@ def parse_vectors(rows: DataFrame, vectors: Mapping[str, Vector]) -> DataFrame:
     return rows.withColumns(unparsable).drop(*raw.values())
 
 
+def count_elements(rows: DataFrame, name: str, feature: Vector) -> Column:
+    """Return the number of elements of a column's values, whether or not they are numbers."""
+    return F.size(_split(rows, name, feature))
+
+
 def _split(rows: DataFrame, name: str, feature: Vector) -> Column:
     """Return the elements of a column's values as text; null or an empty array for a missing value."""
     kind, value = rows.schema[name].dataType, get_column(name)

@@ -24,7 +24,10 @@ def describe_share(now: Measure, usual: float) -> str:
     share, name, log = format_share(now.share), now.name, now.log
     change = f"{'rose' if now.share > usual else 'fell'} from {format_share(usual)} to {share}"
     example = f" (such as `{now.example}`)" if now.example else ""
-    joined = {"clicks": "clicks matched an impression", "events": f"events of `label.also.{name}` matched an impression"}
+    joined = {
+        "clicks": "clicks matched an impression",
+        "events": f"events of `label.also.{name}` matched an impression",
+    }
     matches = joined.get(log, f"impressions matched {name}")
     subject = {
         NULL: f"null share of {name} {change}",

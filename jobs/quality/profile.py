@@ -167,6 +167,14 @@ def measure_events(outcome: str, events: Iterable[LedgerEntry], days: Collection
     """Count the events of a further outcome that belong to an impression, by day.
 
     Unlike a repeated click, a repeated event counts as matched: many users buy more than one item.
+
+    Args:
+        outcome: The name of the outcome.
+        events: The ledger entries of its events.
+        days: The days to count.
+
+    Returns:
+        A measure per day with events.
     """
     found = []
     for ds, by_status in _count_by_status(events, days):

@@ -26,7 +26,7 @@ from star_ctr.features.cleaning.log_columns import (
     map_declared_columns,
     name_stored_column,
 )
-from star_ctr.features.cleaning.vectors import name_unparsable, parse_vectors
+from star_ctr.features.cleaning.vectors import count_elements, name_unparsable, parse_vectors
 from star_ctr.jobs.io import log_reader
 from star_ctr.jobs.io.log_files import LogFile
 
@@ -113,14 +113,20 @@ def _replace_vectors(rows: DataFrame, vectors: Mapping[str, Vector], stored: Map
         value = get_column(stored[column])
         is_list = isinstance(rows.schema[stored[column]].dataType, ArrayType)
         text = F.array_join(value, ", ", "null") if is_list else value.cast("string")
-        rows = rows.withColumn(start, F.substring(text, 1, _VECTOR_LENGTH))
+        text = F.when(
+            F.length(text) > _VECTOR_LENGTH, F.concat(F.substring(text, 1, _VECTOR_LENGTH), F.lit("…"))
+        ).otherwise(text)
+        rows = rows.withColumn(start, text)
+        rows = rows.withColumn(f"_count_{column}", count_elements(rows, stored[column], vectors[column]))
     rows = parse_vectors(rows, {stored[column]: vector for column, vector in vectors.items()})
     for column, start in starts.items():
         is_vector = get_column(stored[column]).isNotNull()
         unparsable = name_unparsable(stored[column])
-        shown = F.when(is_vector | get_column(unparsable).isNotNull(), get_column(start))
+        # The length is the most frequent mistake.
+        counted = F.concat(get_column(f"_count_{column}"), F.lit(" elements: "), get_column(start))
+        shown = F.when(is_vector, get_column(start)).when(get_column(unparsable).isNotNull(), counted)
         rows = rows.withColumn(NUMBER_PREFIX + column, F.when(is_vector, F.lit(1.0)))
-        rows = rows.withColumn(stored[column], shown).drop(start, unparsable)
+        rows = rows.withColumn(stored[column], shown).drop(start, unparsable, f"_count_{column}")
     return rows
 
 

@@ -93,14 +93,14 @@ def _describe_events(settings: Settings, impressions: pa.Table, events: pa.Table
         joined = own.select(["impression_id", "ts"]).join(shown, "impression_id", join_type="inner")
         if len(joined) < _LOW * len(own):
             warnings.append(
-                f"only {len(joined) / len(own):.0%} of the {len(own):,} events `{event}` have an impression; check that "
-                f"logs.events.impression and logs.impressions.id contain the same ids (for example "
+                f"only {len(joined) / len(own):.0%} of the {len(own):,} events `{event}` have an impression; check "
+                f"that logs.events.impression and logs.impressions.id contain the same ids (for example "
                 f"`{own['impression_id'][0].as_py()}` and `{impressions['impression_id'][0].as_py()}`)"
             )
         early = pc.sum(pc.less(joined["ts"], joined["ts_min"])).as_py() or 0
         if early > settings.checks.max_early_clicks * len(joined):
             warnings.append(
-                f"{early:,} of {len(joined):,} events `{event}` come before their impression, so they do not count; set "
+                f"{early:,} of {len(joined):,} events `{event}` come before their impression and do not count; set "
                 "`zone` of logs.events.time or logs.impressions.time"
             )
     return problems, warnings

@@ -88,7 +88,7 @@ def describe_sample(settings: Settings, name: str, sample: Sample, report: LogRe
     report.problems += _describe_lists(settings, name, sample)
     for feature in settings.features:
         if isinstance(feature, Numeric | Vector) and feature.column.table == name:
-            report.problems += _describe_unparsable(settings, feature, name, sample, good)
+            _describe_unparsable(settings, feature, sample, good, report)
     if name == "impressions":
         report.domains = _describe_domains(good)
         report.problems += _describe_labels(settings, good)
@@ -192,24 +192,36 @@ def _describe_lists(settings: Settings, name: str, sample: Sample) -> Iterator[s
 
 
 def _describe_unparsable(
-    settings: Settings, feature: Numeric | Vector, name: str, sample: Sample, good: pa.Table
-) -> Iterator[str]:
-    """Yield a problem if too many values of a numeric feature are not numbers, or of a vector not such vectors."""
+    settings: Settings, feature: Numeric | Vector, sample: Sample, good: pa.Table, report: LogReport
+) -> None:
+    """Add a problem if too many values of a numeric feature are not numbers, or of a vector not such vectors.
+
+    With fewer such values, add a warning.
+    """
     column, what = feature.column.column, "numbers"
-    remedy = f"set logs.{name}.decimal or logs.{name}.null_values, or make the feature categorical"
+    remedy = f"set logs.{report.log}.decimal or logs.{report.log}.null_values, or make the feature categorical"
     if isinstance(feature, Vector):
         what = f"vectors of {feature.length} numbers"
-        remedy = f"set features.{feature.name}.length and features.{feature.name}.separator as in the log"
+        of_text = "" if sample.types.get(column, "").startswith("array") else f" and features.{feature.name}.separator"
+        remedy = f"set features.{feature.name}.length{of_text} as in the log"
     stored = sample.stored.get(column)
     if stored is None or stored not in good.column_names or NUMBER_PREFIX + column not in good.column_names:
         return
     values, numbers = good[stored], good[NUMBER_PREFIX + column]
     bad = values.filter(pc.and_(pc.is_valid(values), pc.is_null(numbers)))
     given = len(values) - values.null_count
-    if given and len(bad) > settings.checks.max_unparsable * given:
-        yield (
+    if not len(bad):
+        return
+    example = f"not {what}, such as `{str(bad[0].as_py())[: 2 * _EXAMPLE_LENGTH]}`"
+    if len(bad) > settings.checks.max_unparsable * given:
+        report.problems.append(
             f"features.{feature.name}: {len(bad) / given:.0%} of the values of `{column}` (type "
-            f"{sample.types[column]}) are not {what}, such as `{str(bad[0].as_py())[:_EXAMPLE_LENGTH]}`; {remedy}"
+            f"{sample.types[column]}) are {example}; {remedy}"
+        )
+    else:
+        report.warnings.append(
+            f"features.{feature.name}: {len(bad):,} of {given:,} values of `{column}` are {example}; they count as "
+            "missing"
         )
 
 

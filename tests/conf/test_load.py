@@ -173,6 +173,17 @@ def test_errors_of_overrides_name_the_override() -> None:
         ("logs.impressions=3", "logs.impressions: this must be a mapping of settings"),
         ("checks.max_quarantined=2", "checks.max_quarantined: this must be at most 1 (got `2`)"),
         ("features=[]", "features: this list needs at least 1 item(s)"),
+        ("trainer.warm_start=true", "trainer.warm_start: write `previous`, `accepted`, or a run_id"),
+        ("trainer.warm_start=last", "or a run_id of the table `runs` (got `last`)"),
+        ("label.also=[order]", "label.also: give each outcome its weight or a section, such as {long_view: 0.3}"),
+        (
+            "features=[{name: v, kind: vector, column: items.v, length: 2, encode: [missing]}]",
+            "features.v.encode: unknown key (known keys: column, dim, kind, length, name, separator)",
+        ),
+        (
+            "features=[{name: v, kind: numeric, column: items.v, encode: [flag]}]",
+            "this must be one of `standard`, `bucket` or `missing`",
+        ),
         ("logs.impressions.time.earliest=abc", "this must be a date, such as 2022-05-05 (got `abc`)"),
     ],
 )

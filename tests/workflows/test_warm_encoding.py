@@ -134,8 +134,8 @@ def test_a_different_start_requires_a_new_split(nights: Nights) -> None:
 
 def test_an_incompatible_start_is_rejected(nights: Nights) -> None:
     _, before = read_split_commit(WarehouseTables(nights.first, nights.spark).warehouse.table("split"), SECOND)
-    with pytest.raises(UserError, match="trainer.warm_start: gone is not a finished run"):
-        nights.split("trainer.warm_start=gone")
+    with pytest.raises(UserError, match="trainer.warm_start: gone-run is not a finished run"):
+        nights.split("trainer.warm_start=gone-run")
     changed = "features.slot.log=true"
     features.run(nights.load(changed), nights.spark, SECOND)
     with pytest.raises(

@@ -143,6 +143,16 @@ def test_values_that_are_not_numbers(conf: Settings) -> None:
     ]
 
 
+def test_a_few_values_that_are_not_numbers_are_a_warning(conf: Settings) -> None:
+    n = N * len(DAYS)
+    sample = make_sample(slot=["x"] * 3 + ["1"] * (n - 3), **{NUMBER_PREFIX + "slot": [None] * 3 + [1.0] * (n - 3)})
+    report = describe(conf, sample)
+    assert report.problems == []
+    assert report.warnings == [
+        "features.slot: 3 of 180 values of `slot` are not numbers, such as `x`; they count as missing"
+    ]
+
+
 def test_weights_are_described_and_unequal_ones_are_a_warning(tmp_path: Path) -> None:
     conf, n, name = settings(tmp_path, {"weight": "w"}), N * len(DAYS), NUMBER_PREFIX + "w"
     weights = [0.0] * 45 + [1.0, 3.0] * ((n - 45) // 2) + [2.0]
@@ -234,7 +244,12 @@ def test_matches(conf: Settings) -> None:
 
 def test_matches_of_events(tmp_path: Path) -> None:
     """Events of the first days are not matched, because their impressions may lie before the sample."""
-    log = {"path": "events/{ds}.csv", "impression": "view", "event": "what", "time": {"column": "at", "unit": "timestamp"}}
+    log = {
+        "path": "events/{ds}.csv",
+        "impression": "view",
+        "event": "what",
+        "time": {"column": "at", "unit": "timestamp"},
+    }
     label = {"column": "clk", "also": {"order": {"window_hours": 24}}}
     conf = settings(tmp_path, logs={"events": log}, window={"days": 3}, label=label)
     impressions = make_sample()
