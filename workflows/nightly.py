@@ -156,6 +156,13 @@ def run_step(
             f"`star-ctr backfill --from {start}`"
         )
 
+    if found := staleness.find_stale_start(ds, name):
+        night, start, why = found
+        _logger.warning(
+            "%s of %s starts from %s of %s, which is stale (%s), so %s will be stale as well. To update both, run "
+            "`star-ctr backfill --from %s`", name, ds, start, night, why, ds, night,
+        )  # fmt: skip
+
     def hash_outputs() -> dict[str, dict[str, str]]:
         return table_hashes.read_hashes(settings, ds) if name == "ingest" else {}
 

@@ -75,13 +75,19 @@ class Staleness:
 
     def find_removed_start(self, ds: str, step: str) -> str | None:
         """Return the earlier night that a step starts from if its results were removed; None otherwise."""
+        removed = (n for n, s in self._list_starts(ds, step) if (e := self.get_entry(n, s)) and e.state == "removed")
+        return next(removed, None)
+
+    def find_stale_start(self, ds: str, step: str) -> tuple[str, str, str] | None:
+        """Return the night and step that a step starts from if it is stale, and why; None otherwise."""
+        found = ((night, name, *self.get_state(night, name)) for night, name in self._list_starts(ds, step))
+        return next(((night, name, why) for night, name, state, why in found if state is State.STALE), None)
+
+    def _list_starts(self, ds: str, step: str) -> list[tuple[str, str]]:
+        """Return the nights and steps that a step starts from: the vocabularies and the model that it extends."""
         start = (self._find_start_night(ds), "train")
         needed = {"split": [(self._find_vocabulary_night(ds), "split"), start], "train": [start]}.get(step, [])
-        for night, needed_step in needed:
-            entry = self.get_entry(night, needed_step) if night else None
-            if entry is not None and entry.state == "removed":
-                return night
-        return None
+        return [(night, name) for night, name in needed if night]
 
     def get_run_id(self, ds: str, step: str) -> str:
         """Return the run that a step of a night belongs to; empty for steps that all runs share."""
@@ -265,12 +271,9 @@ class Staleness:
                 for table, days in entry.outputs.items():
                     hashes = found.setdefault(table, {})
                     # Remove the days that this ingest replaced, because it may have deleted some of them.
-                    if table not in log_files.UNWINDOWED_LOGS:
-                        for day in [d for d in hashes if d in UNDATED or d in window]:
-                            del hashes[day]
-                    else:  # all days up to the night were replaced
-                        for day in [d for d in hashes if d in UNDATED or d <= entry.ds]:
-                            del hashes[day]
+                    whole = table in log_files.UNWINDOWED_LOGS  # all days up to the night were replaced
+                    for day in [d for d in hashes if d in UNDATED or (d <= entry.ds if whole else d in window)]:
+                        del hashes[day]
                     hashes.update(days)
         return found
 

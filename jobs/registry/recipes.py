@@ -165,7 +165,8 @@ def describe_recipe(settings: Settings, ds: str) -> list[str]:
         return []
     used = settings.model_dump(mode="json")
     values = {key: reduce(getitem, key.split("."), used) for key in recipe.settings}
-    return [f"settings with the recipe for {describe_size(recipe.size)}: {format_settings(values)}"]
+    size = describe_size(recipe.size)
+    return [f"settings with the recipe of {recipe.ds} for {size}: {format_settings(values)}"]
 
 
 def describe_size_change(settings: Settings, rows: int) -> list[str]:

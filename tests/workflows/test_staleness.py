@@ -280,10 +280,11 @@ def test_a_fitted_split_depends_on_the_run_that_training_starts_from(tmp_path: P
     first = next(e for e in warehouse.entries if (e.ds, e.step) == (NIGHTS[0], "split"))
     first.inputs["code"] = "old"
     warehouse.add_nights(NIGHTS[1])
-    assert warehouse.get_staleness().get_state(NIGHTS[1], "split") == (
-        State.STALE,
-        f"split of night {NIGHTS[0]} is stale",
-    )
+    stale = warehouse.get_staleness()
+    assert stale.get_state(NIGHTS[1], "split") == (State.STALE, f"split of night {NIGHTS[0]} is stale")
+    assert stale.find_stale_start(NIGHTS[1], "split") == (NIGHTS[0], "train", "split is stale")
+    assert stale.find_stale_start(NIGHTS[1], "score") is None
+    assert stale.find_stale_start(NIGHTS[0], "split") is None
     warehouse.add_entry(NIGHTS[0], "split")
     assert warehouse.get_staleness().get_state(NIGHTS[1], "split")[1] == f"inputs changed: split of night {NIGHTS[0]}"
     for step in ("train", "split"):
