@@ -49,6 +49,26 @@ def describe_matches(settings: Settings, samples: Mapping[str, Sample]) -> Itera
         yield "events", *_describe_events(settings, impressions, _select_good(samples["events"]))
 
 
+def compute_click_rates(samples: Mapping[str, Sample]) -> dict[str, float]:
+    """Compute the approximate click rate of each domain from the samples of the impressions and of a click log.
+
+    Args:
+        samples: The samples by log.
+
+    Returns:
+        The share of the impressions with a click, by domain; empty if one of the samples is missing or not whole.
+    """
+    if not all(name in samples and samples[name].is_whole for name in ("impressions", "clicks")):
+        return {}
+    impressions, clicks = (_select_good(samples[name]) for name in ("impressions", "clicks"))
+    # A day without clicks is not sampled, or its clicks have not arrived yet.
+    impressions = impressions.filter(pc.is_in(impressions["ds"], value_set=clicks["ds"].unique()))
+    clicked = pc.is_in(impressions["impression_id"], value_set=clicks["impression_id"].combine_chunks())
+    table = pa.table({"domain": impressions["domain"], "clicked": clicked.cast(pa.float64())})
+    found = table.group_by("domain").aggregate([("clicked", "mean")]).to_pylist()
+    return {row["domain"]: row["clicked_mean"] for row in found}
+
+
 def _select_good(sample: Sample) -> pa.Table:
     return sample.rows.filter(pc.is_null(sample.rows["reason"]))
 

@@ -18,7 +18,7 @@ from star_ctr.jobs.io.file_schemas import EMPTY, FileSchema, find_unreadable
 from star_ctr.jobs.io.log_files import LogFile, describe_no_files, list_files, list_log_days, make_glob
 from star_ctr.jobs.io.session import SPARK_ERRORS, run_submitted
 from star_ctr.jobs.quality.sample import Sample, collect_sample
-from star_ctr.jobs.quality.sample_matches import describe_matches
+from star_ctr.jobs.quality.sample_matches import compute_click_rates, describe_matches
 from star_ctr.jobs.quality.sample_report import LogReport, describe_sample
 
 _MAX_FILES = 3
@@ -54,6 +54,10 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None, full: bo
     for name, problems, warnings in describe_matches(settings, samples):
         reports[name].problems += problems
         reports[name].warnings += warnings
+    for domain, rate in compute_click_rates(samples).items():
+        for row in reports["impressions"].domains:
+            if row["domain"] == domain:
+                row["click rate"] = rate
     return [asdict(report) for report in reports.values()]
 
 

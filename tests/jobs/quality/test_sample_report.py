@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -18,7 +19,7 @@ from star_ctr.jobs.io.log_files import LogFile
 from star_ctr.jobs.quality import sample as sampling
 from star_ctr.jobs.quality.sample import NUMBER_PREFIX, Sample, choose_files
 from star_ctr.jobs.quality.sample_days import describe_other_days
-from star_ctr.jobs.quality.sample_matches import describe_matches
+from star_ctr.jobs.quality.sample_matches import compute_click_rates, describe_matches
 from star_ctr.jobs.quality.sample_report import LogReport, describe_sample
 from tests.jobs.messy_logs import DAYS, settings
 
@@ -240,6 +241,24 @@ def test_matches(conf: Settings) -> None:
         assert bool(problems) is bool(problem)
         part = clicks._replace(is_whole=False)
         assert not list(describe_matches(conf, {"impressions": impressions, "clicks": part}))
+
+
+def test_click_rates_of_a_click_log() -> None:
+    impressions = make_sample()
+    domains = impressions.rows["domain"].to_pylist()
+    ids = [f"v{k}" for k in range(0, 2 * N, 5)]
+    days = [DAYS[k // N] for k in range(0, 2 * N, 5)]
+    rows = pa.table(
+        {"impression_id": ids + ids[:4], "ds": days + days[:4], "reason": pa.nulls(len(ids) + 4, pa.string())}
+    )
+    clicks = Sample(rows, {}, {}, 1, True)
+    expected = {
+        name: np.mean([k % 5 == 0 for k, domain in enumerate(domains[: 2 * N]) if domain == name])
+        for name in ("search", "home")
+    }
+    assert compute_click_rates({"impressions": impressions, "clicks": clicks}) == pytest.approx(expected)
+    assert compute_click_rates({"impressions": impressions, "clicks": clicks._replace(is_whole=False)}) == {}
+    assert compute_click_rates({"impressions": impressions}) == {}
 
 
 def test_matches_of_events(tmp_path: Path) -> None:
