@@ -94,7 +94,7 @@ def make_metrics_table(rows: Sequence[Mapping[str, Any]], title: str | None = No
         table.caption, table.caption_justify = f"provisional: {is_open:,} labels are still open", "left"
     for row in rows:
         style = "bold" if row["domain"] == OVERALL else None
-        table.add_row(*(_format_cell(row[key]) + _format_interval(row, key) for key in columns.values()), style=style)
+        table.add_row(*(format_cell(row[key]) + _format_interval(row, key) for key in columns.values()), style=style)
     return table
 
 
@@ -109,7 +109,7 @@ def _format_interval(row: Mapping[str, Any], key: str) -> str:
     return "" if low is None or high is None else f" ±{(high - low) / 2:.4f}".replace("0.", ".", 1)
 
 
-def make_days_table(rows: Sequence[Mapping[str, Any]], metric: str) -> Group:
+def make_days_table(rows: Sequence[Mapping[str, Any]], metric: str, outcome: str | None = None) -> Group:
     """Return a table of one metric by domain and day, with the change since the previous day.
 
     A change for the better is green (a higher AUC or GAUC, a lower log loss or ECE, a PCOC closer to 1), one for the
@@ -119,6 +119,7 @@ def make_days_table(rows: Sequence[Mapping[str, Any]], metric: str) -> Group:
     Args:
         rows: Rows of `metrics_by_day.run`.
         metric: Name of the metric.
+        outcome: Name of the further outcome that the metric is of; None for the label.
     """
     days = sorted({r["ds"] for r in rows})
     notes = ["* the previous day's value lies outside this day's interval"] if any(r["outside"] for r in rows) else []
@@ -126,7 +127,8 @@ def make_days_table(rows: Sequence[Mapping[str, Any]], metric: str) -> Group:
     caption = "\n".join(notes) or None
     run = rows[-1]["run_id"].removeprefix(f"{days[-1]}-")
     # Not the title of the table, which would be wrapped to the width of the table.
-    title = Text(f"{metric} of {run}, {days[0]} to {days[-1]}")
+    of = f"{outcome}, {run}" if outcome else run
+    title = Text(f"{metric} of {of}, {days[0]} to {days[-1]}")
     table = make_narrow(Table(caption=caption, caption_justify="left"))
     table.add_column("domain")
     for day in days:
@@ -142,7 +144,7 @@ def _format_change(row: Mapping[str, Any], metric: str) -> str:
     value, change = row["value"], row["change"]
     mark = "" if row["is_final"] else "~"
     if value is None or change is None:
-        return mark + _format_cell(value)
+        return mark + format_cell(value)
     improvement = {"pcoc": abs(value - change - 1) - abs(value - 1), "log_loss": -change, "ece": -change}.get(
         metric, change
     )
@@ -234,7 +236,7 @@ def make_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], title:
         justify: Literal["right", "left"] = "right" if has_numbers else "left"
         table.add_column(column, justify=justify, overflow="fold", no_wrap=column == "run_id")
     for row in rows:
-        table.add_row(*(_format_cell(row.get(column)) for column in columns))
+        table.add_row(*(format_cell(row.get(column)) for column in columns))
     return table
 
 
@@ -248,26 +250,13 @@ def make_decisions_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def _format_cell(value: Any) -> str:
+def format_cell(value: Any) -> str:
+    """Return a value as a cell of a table shows it."""
     if value is None:
         return "–"
     if isinstance(value, float):
         return f"{value:.4f}"
     return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def make_records_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Return a table with one line per row if the terminal is wide enough, otherwise with one line per column."""
-    columns = list(rows[0]) if rows else []
-    widths = (max(len(c), *(len(_format_cell(row[c])) for row in rows)) for c in columns)
-    if sum(width + 3 for width in widths) < stdout.width:
-        return make_table(rows, columns)
-    table = Table("column", "value", show_header=False)
-    for row in rows:
-        for column, value in row.items():
-            table.add_row(column, str(value))
-        table.add_section()
-    return table
 
 
 def print_json(rows: Any, target: str | None) -> None:

@@ -22,10 +22,16 @@ _COMMANDS = {"differences": "evaluate --against RUN", "importance": "explain"}
 """The commands that write tables that no step writes."""
 
 
-def explain_missing(path: str, table: str) -> str:
-    """Return the message for a table that has not been written yet, with the command that writes it."""
+def explain_missing(path: str, table: str, conf: str | None = None) -> str:
+    """Return the message for a table that has not been written yet, with the command that writes it.
+
+    Args:
+        path: The path of the table.
+        table: The name of the table.
+        conf: The YAML file for the command; None to leave out its option.
+    """
     step = _COMMANDS.get(table) or find_writer(table)
-    return f"{path}: no such table yet; run `star-ctr {step}` first"
+    return f"{path}: no such table yet; run `star-ctr {step}{f' --conf {conf}' if conf else ''}` first"
 
 
 def open_table(warehouse: Warehouse, name: str, version: int | None = None) -> DeltaTable:

@@ -5,7 +5,8 @@ Gaps are rows of the table `differences`. They are read without Spark.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from star_ctr.conf.contracts.catalog import Warehouse
@@ -15,6 +16,8 @@ from star_ctr.jobs.io.delta_rows import make_any_condition, read_rows
 
 ATTEMPT, REFERENCE_ATTEMPT, TRAINING_DAYS = "attempt", "reference_attempt", "training_days"
 """Columns of the comparison with a reference: both attempts, and the number of training days of the reference."""
+NOT_COMPARABLE = "PCOC is not comparable: the reference was not calibrated on earlier scores"
+"""Note on a gap whose run is returned by `find_uncalibrated_runs`."""
 Row = Mapping[str, Any]
 
 
@@ -38,19 +41,47 @@ def read_gaps(settings: Settings, attempts: Mapping[str, int | None]) -> list[di
     return sorted(found, key=lambda row: row["ds"])
 
 
+def find_uncalibrated_runs(settings: Settings, gaps: Sequence[Row]) -> set[str]:
+    """Return the runs that were calibrated on earlier scores, but whose references were not.
+
+    Their gaps in PCOC only show this difference. The first references have no earlier scores.
+
+    Args:
+        settings: The settings, with the warehouse.
+        gaps: The gaps. Those whose training records no longer exist are left out.
+    """
+    pairs = {((gap["run_id"], gap[ATTEMPT]), (gap["reference_run_id"], gap[REFERENCE_ATTEMPT])) for gap in gaps}
+    names = sorted({run_id for pair in pairs for run_id, _ in pair})
+    table = Warehouse(settings.paths).table("runs")
+    rows = read_rows(table, make_any_condition("run_id", names), ["run_id", "attempt", "record"]) if names else []
+    records = {(row["run_id"], row["attempt"]): json.loads(row["record"]) for row in rows}
+    # Records of earlier versions do not have the key, so it is not known whether the model was calibrated.
+    maps = {key: record["calibration_maps"] for key, record in records.items() if "calibration_maps" in record}
+    return {night[0] for night, reference in pairs if maps.get(night) and maps.get(reference, True) is None}
+
+
 def describe_reference(gap: Row) -> str:
     """Describe the reference: how it was trained, and on how many days."""
     days = gap[TRAINING_DAYS]
     return f"a model trained from scratch on {days} {'day' if days == 1 else 'days'}"
 
 
-def describe_gap(gap: Row) -> str:
-    """Describe a gap in one line: the differences in all metrics, and the interval of GAUC."""
+def describe_gap(gap: Row, is_pcoc_comparable: bool = True) -> str:
+    """Describe a gap in one line: the differences in all metrics, and the interval of GAUC.
+
+    Args:
+        gap: A row of `read_gaps`.
+        is_pcoc_comparable: Whether the run is none of those that `find_uncalibrated_runs` returns.
+
+    Returns:
+        The description, with a note if PCOC is not comparable.
+    """
     values = {"GAUC": "gauc", "AUC": "auc", "PCOC": "pcoc", "log loss": "log_loss"}
     parts = [
         f"{name} {gap[key]:+.4f}{_format_interval(gap, key)}" for name, key in values.items() if gap[key] is not None
     ]
-    return f"{', '.join(parts)} compared with {describe_reference(gap)}"
+    note = "" if is_pcoc_comparable else f". {NOT_COMPARABLE}"
+    return f"{', '.join(parts)} compared with {describe_reference(gap)}{note}"
 
 
 def _format_interval(gap: Row, key: str) -> str:

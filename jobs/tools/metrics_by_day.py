@@ -16,7 +16,8 @@ from star_ctr.conf.contracts.run_id import make_run_id
 from star_ctr.conf.errors import DataError, UserError, suggest_nearest
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.io.delta_rows import quote_literal, read_rows
-from star_ctr.jobs.registry.reference_gaps import read_gaps
+from star_ctr.jobs.registry.reference_gaps import find_uncalibrated_runs, read_gaps
+from star_ctr.jobs.tools.outcome_nights import explain_missing_nights, list_evaluated_nights, select_runs
 
 METRICS = ("gauc", "auc", "pcoc", "log_loss", "ece")
 DEFAULT_DAYS = 7
@@ -42,6 +43,7 @@ def run(
     until: str | None = None,
     run_id: str | None = None,
     outcome: str | None = None,
+    conf: str = "FILE",
 ) -> list[dict[str, Any]]:
     """Compare a metric of each day with that of the previous day in the table.
 
@@ -52,6 +54,7 @@ def run(
         until: The last day; no limit by default. If neither limit is given, the newest DEFAULT_DAYS days are shown.
         run_id: A run; shows the runs with the same settings and seed as this one instead.
         outcome: A further outcome of `label.also`; its metrics are shown instead of those of the label.
+        conf: The YAML file, as the messages of errors name it.
 
     Returns:
         One row per day and domain: ds, domain, run_id, value, low and high (the interval), before (the previous day),
@@ -59,38 +62,43 @@ def run(
         provisional (the value with the labels that the night knew; None if none were open) and is_final. `value` is
         the final value once it is known; until then, it equals `provisional`. With the section `reference`, also gap
         (the difference from a model that was trained from scratch; None on nights without a reference, and for `ece`),
-        gap_low and gap_high (its interval).
+        gap_low and gap_high (its interval), and is_gap_comparable (False for the PCOC of a night whose reference was
+        not calibrated on earlier scores, but whose own run was; None on nights without a reference).
 
     Raises:
-        DataError: The table does not exist.
+        DataError: No night has been evaluated, or no metrics of the outcome have been written yet.
         UserError: The table has no metrics of the run, of the days or of the outcome; or there is no such outcome.
     """
     if outcome is not None and outcome not in settings.label.also:
         declared = ", ".join(settings.label.outcomes) or "none"
         nearest = suggest_nearest(outcome, settings.label.outcomes)
         raise UserError(f"--outcome {outcome}: `label.also` does not declare it{nearest} (declared: {declared})")
-    table = Warehouse(settings.paths).table("metrics" if outcome is None else "outcome_metrics")
-    if not DeltaTable.is_deltatable(table):
-        remedy = "; the metrics of an outcome are written once its window has closed" if outcome else ""
-        raise DataError(f"{table}: no such table yet; run `star-ctr nightly` first{remedy}")
-    # A table that an earlier version wrote lacks newer columns, such as those of intervals.
-    columns = [f.name for f in DeltaTable(table).schema().fields if f.name in _COLUMNS]
-    where = None if outcome is None else f"outcome = {quote_literal(outcome)}"
-    found = _replace_by_final(read_rows(table, where, columns), Warehouse(settings.paths).table("final_metrics"))
-    if run_id is None:
-        chosen = [r for r in found if r["run_id"] == make_run_id(settings, r["ds"])]
+    warehouse = Warehouse(settings.paths)
+    if not DeltaTable.is_deltatable(warehouse.table("metrics")):
+        raise DataError(f"{warehouse.table('metrics')}: no such table yet; run `star-ctr nightly --conf {conf}` first")
+    table = warehouse.table("metrics" if outcome is None else "outcome_metrics")
+    found = _replace_by_final(_read_table(table, outcome), warehouse.table("final_metrics"))
+    if outcome is None:
+        evaluated, chosen = {}, select_runs(settings, found, run_id)
     else:
-        configuration = next((run_id.removeprefix(r["ds"]) for r in found if r["run_id"] == run_id), None)
-        chosen = [r for r in found if r["run_id"] == f"{r['ds']}{configuration}"]
+        # The night of `run_id` may have no metrics of the outcome yet.
+        evaluated = list_evaluated_nights(settings, run_id)
+        chosen = [r for r in found if r["run_id"] in evaluated.values()]
+    if not chosen and outcome is not None and evaluated:
+        number = f"{len(evaluated)} {'night has' if len(evaluated) == 1 else 'nights have'}"
+        reason = explain_missing_nights(settings, outcome, run_id=run_id)
+        raise DataError(f"{table}: no metrics of {outcome} yet, although {number} been evaluated: {reason}")
     if not chosen:
-        wanted = run_id or make_run_id(settings, "DAY")
-        newest = ", ".join(sorted({r["run_id"] for r in found})[-5:])
+        wanted, table = run_id or make_run_id(settings, "DAY"), warehouse.table("metrics")
+        newest = ", ".join(sorted({r["run_id"] for r in read_rows(table, columns=["run_id"])})[-5:])
         raise UserError(f"{table}: no metrics of {wanted}. The newest runs are {newest}; pass one of them as --run-id")
     days = sorted({r["ds"] for r in chosen})
     shown = [d for d in days if (since or "") <= d <= (until or d)]
     if not shown:
         limits = f"from {since or 'the first day'} to {until or 'the last day'}"
-        raise UserError(f"{table}: no metrics {limits}; the available days are {', '.join(days)}")
+        reason = explain_missing_nights(settings, outcome, since, until, run_id) if outcome else ""
+        reason = f"{reason}; " if reason else ""
+        raise UserError(f"{table}: no metrics {limits}; {reason}the available days are {', '.join(days)}")
     shown = shown if since or until else shown[-DEFAULT_DAYS:]
     values = {(r["ds"], r["domain"]): r for r in chosen}
     domains = sorted({r["domain"] for r in chosen if r["ds"] in shown}, key=domain_sort_key)
@@ -102,6 +110,15 @@ def run(
         if (day, domain) in values
     ]
     return rows if settings.reference is None or outcome is not None else _add_gaps(settings, metric, rows, chosen)
+
+
+def _read_table(table: str, outcome: str | None) -> list[dict[str, Any]]:
+    """Read the metrics of the label or of an outcome; empty if the table does not exist."""
+    if not DeltaTable.is_deltatable(table):
+        return []
+    # A table that an earlier version wrote lacks newer columns, such as those of intervals.
+    columns = [f.name for f in DeltaTable(table).schema().fields if f.name in _COLUMNS]
+    return read_rows(table, None if outcome is None else f"outcome = {quote_literal(outcome)}", columns)
 
 
 def _replace_by_final(rows: list[dict[str, Any]], table: str) -> list[dict[str, Any]]:
@@ -130,12 +147,16 @@ def _add_gaps(
 ) -> list[dict[str, Any]]:
     """Add the difference from the reference of each night to rows of the result."""
     gaps = read_gaps(settings, {row["run_id"]: row.get("attempt") for row in metrics})
+    uncalibrated = find_uncalibrated_runs(settings, gaps) if metric == "pcoc" else set()
     known = {(gap["run_id"], gap["domain"]): gap for gap in gaps}
     keys = {"gap": metric, "gap_low": f"{metric}_low", "gap_high": f"{metric}_high"}
-    return [
-        {**row, **{name: known.get((row["run_id"], row["domain"]), {}).get(key) for name, key in keys.items()}}
-        for row in rows
-    ]
+    found = []
+    for row in rows:
+        gap = known.get((row["run_id"], row["domain"]))
+        values = {name: gap.get(key) if gap else None for name, key in keys.items()}
+        is_comparable = row["run_id"] not in uncalibrated if gap else None
+        found.append({**row, **values, "is_gap_comparable": is_comparable})
+    return found
 
 
 def _compute_change(row: dict[str, Any], metric: str, before: dict[str, Any] | None) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 from deltalake import DeltaTable
 
 from star_ctr.conf.contracts.catalog import TABLES, Warehouse
-from star_ctr.conf.errors import UserError, suggest_nearest
+from star_ctr.conf.errors import DataError, UserError, suggest_nearest
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs.io.table_reader import open_table, query_tables
+from star_ctr.jobs.io.table_reader import explain_missing, open_table, query_tables
 
 
 class TableRows(NamedTuple):
@@ -52,7 +52,7 @@ def run(settings: Settings) -> list[dict[str, Any]]:
     return entries
 
 
-def read_table_rows(settings: Settings, name: str, where: str | None, limit: int) -> TableRows:
+def read_table_rows(settings: Settings, name: str, where: str | None, limit: int, conf: str = "FILE") -> TableRows:
     """Return up to `limit` rows of a table, in no particular order.
 
     Args:
@@ -60,6 +60,7 @@ def read_table_rows(settings: Settings, name: str, where: str | None, limit: int
         name: The table.
         where: SQL condition that selects rows; all rows if None.
         limit: Maximum number of rows.
+        conf: The YAML file, as the messages of errors name it.
 
     Returns:
         The rows, and the number of all rows that meet the condition.
@@ -70,6 +71,9 @@ def read_table_rows(settings: Settings, name: str, where: str | None, limit: int
     """
     if name not in TABLES:
         raise UserError(f"--show {name}: no such table{suggest_nearest(name, TABLES)} (tables: {', '.join(TABLES)})")
+    path = Warehouse(settings.paths).table(name)
+    if not DeltaTable.is_deltatable(path):
+        raise DataError(explain_missing(path, name, conf))
     tables = {name: open_table(Warehouse(settings.paths), name)}
     condition = f" WHERE ({where})" if where else ""
     try:

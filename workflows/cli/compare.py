@@ -50,6 +50,10 @@ def compare(
     Trains each model with each seed for each night on the same features. Writes a report with the tables and figures
     of the paper. Without --models and --nights, the section `compare` of the configuration declares the plans.
 
+    Takes as long as models x seeds x nights training runs, of which --jobs run at the same time. By default, these are
+    24: 8 models with 3 seeds on one night. The report of a night shows how long one takes. To find better settings for
+    the model that you use, run `star-ctr tune` instead: it stops training bad settings early.
+
     If it is stopped, run the same command again: finished training runs are kept.
 
     For example:
@@ -63,6 +67,7 @@ def compare(
 
     plans = comparison.make_plans(models, nights, seeds)
     outside = comparison.parse_scores(scores or [])
+    comparison.check_plans(conf, set or [], plans)
     settings, results = with_spark(
         "compare",
         conf,

@@ -37,6 +37,8 @@ def explain(
     rows of a domain, with a confidence interval. Groups of features are exchanged together, because a feature may be
     unimportant only because another one says the same.
 
+    Importances are those of the label, not of further outcomes (`label.also`).
+
     Writes the table `importance`, by feature and domain, and a picture. The nightly report then shows the ten most
     important features.
 
@@ -48,16 +50,23 @@ def explain(
     from rich.text import Text
 
     from star_ctr.conf.contracts.catalog import Warehouse
+    from star_ctr.conf.contracts.dates import check_day
     from star_ctr.conf.contracts.domains import OVERALL
+    from star_ctr.conf.contracts.run_id import make_run_id
     from star_ctr.conf.errors import UserError
     from star_ctr.conf.load import load
+    from star_ctr.jobs.registry.attempts import get_published_attempt
     from star_ctr.jobs.tools import explain as job
     from star_ctr.workflows.importance_figure import draw_importance
     from star_ctr.workflows.terminal import make_table
 
-    warehouse = Warehouse(load(conf, set or []).paths)
+    settings = load(conf, set or [])
+    warehouse = Warehouse(settings.paths)
     if not warehouse.list_finished_runs():
         raise UserError(f"{warehouse.models}: no finished run yet; run `star-ctr nightly --conf {conf}` first")
+    if run_id or ds:
+        # Before Spark starts, which takes many seconds.
+        get_published_attempt(warehouse, run_id or make_run_id(settings, check_day(ds or "")))
     _, found = with_spark(
         "explain", conf, set, lambda s, spark: job.run(s, spark, ds, run_id, rows), writes=True, wait=wait
     )

@@ -170,7 +170,11 @@ def metrics(
     ] = None,
     outcome: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Show a further outcome of `label.also` instead of the label."),
+        typer.Option(
+            metavar="NAME",
+            help="Show a further outcome of `label.also` instead of the label. Only nights whose attribution windows "
+            "have closed appear.",
+        ),
     ] = None,
     json: Json = None,
 ) -> None:
@@ -179,7 +183,8 @@ def metrics(
     Each value is followed by its change since the previous day. Green is better, red is worse; for PCOC, closer to 1 is
     better. A * marks days whose confidence interval does not contain the value of the previous day.
 
-    With the section `reference`, a second table shows the differences from models trained from scratch.
+    With the section `reference`, a second table shows the differences from models trained from scratch, except for ECE
+    and further outcomes.
 
     A ~ marks provisional values: some labels of the day are still open, because clicks may still arrive. A later night
     computes the final values, which are then shown instead. With --json, `provisional` keeps the value of the night.
@@ -190,11 +195,25 @@ def metrics(
 
         star-ctr metrics --conf mine.yaml --metric pcoc --from 2026-03-01
     """
+    from rich.text import Text
+
     from star_ctr.conf.load import load
     from star_ctr.jobs.tools import metrics_by_day
-    from star_ctr.workflows.gaps_table import make_gaps_table
+    from star_ctr.jobs.tools.outcome_nights import explain_missing_nights
+    from star_ctr.workflows.gaps_table import explain_missing_gaps, make_gaps_table
     from star_ctr.workflows.terminal import make_days_table
 
     first, last = (day.date().isoformat() if day else None for day in (since, until))
-    rows = metrics_by_day.run(load(conf, set or []), metric, first, last, run_id, outcome)
-    print_result(rows, json, lambda: Group(make_days_table(rows, metric), *make_gaps_table(rows, metric)))
+    settings = load(conf, set or [])
+    rows = metrics_by_day.run(settings, metric, first, last, run_id, outcome, conf)
+    notes = []
+    if outcome is not None:
+        notes.append(explain_missing_nights(settings, outcome, first or min(row["ds"] for row in rows), last, run_id))
+    if settings.reference is not None:
+        notes.append(explain_missing_gaps(metric, outcome))
+
+    def make_tables() -> Group:
+        shown = [Text(note) for note in notes if note]
+        return Group(make_days_table(rows, metric, outcome), *make_gaps_table(rows, metric), *shown)
+
+    print_result(rows, json, make_tables)

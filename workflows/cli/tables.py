@@ -24,7 +24,7 @@ def tables(
     """List the tables of the warehouse, or show rows of one.
 
     The list contains the version, the number of rows and a description of each table. All are Delta tables. Times are
-    in UTC. Needs no Spark.
+    in UTC. Long values, such as lists and training records, are cut (`…`), but not with --json. Needs no Spark.
 
     For example:
 
@@ -32,11 +32,12 @@ def tables(
     """
     from star_ctr.conf.load import load
     from star_ctr.jobs.tools import tables as job
-    from star_ctr.workflows.terminal import make_records_table, make_table, stderr
+    from star_ctr.workflows.records_table import make_records_table
+    from star_ctr.workflows.terminal import make_table, stderr
 
     settings = load(conf, set or [], with_recipe=False)
     if show is not None:
-        found = job.read_table_rows(settings, show, where, limit)
+        found = job.read_table_rows(settings, show, where, limit, conf)
         print_result(found.rows, json, lambda: make_records_table(found.rows))
         more = "; show more with --limit" if found.total > len(found.rows) else ""
         stderr.print(f"{show}: {len(found.rows):,} of {found.total:,} rows{more}", highlight=False)
@@ -46,4 +47,6 @@ def tables(
     columns = ["table", "version", "rows", "description"]
     print_result(rows, json, lambda: make_table(existing, columns, settings.paths.warehouse))
     if not existing:
-        stderr.print(f"{settings.paths.warehouse}: no tables yet; run `star-ctr nightly` first", highlight=False)
+        stderr.print(
+            f"{settings.paths.warehouse}: no tables yet; run `star-ctr nightly --conf {conf}` first", highlight=False
+        )

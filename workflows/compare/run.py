@@ -91,6 +91,22 @@ def _set_plans(comparison: Comparison, plans: Sequence[Plan]) -> Comparison:
         raise UserError(f"--{error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
 
 
+def check_plans(conf: str, overrides: Sequence[str], plans: Sequence[Plan]) -> None:
+    """Check the models of plans before Spark starts, which takes many seconds.
+
+    Args:
+        conf: The name or path of the configuration.
+        overrides: Overrides of settings as `key=value`.
+        plans: The plans; empty for those of the configuration.
+
+    Raises:
+        UserError: The settings are invalid, or a plan names an unknown model.
+    """
+    settings = load(conf, overrides)
+    if plans:
+        _set_plans(settings.compare, plans)
+
+
 def parse_scores(scores: Sequence[str]) -> list[tuple[str, str]]:
     """Parse values NAME=TABLE of the option `--scores` to pairs (name, table); raises `UserError` for other values."""
     pairs = [s.partition("=") for s in scores]

@@ -19,10 +19,10 @@ from star_ctr.conf.contracts.run_id import (
 )
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs.io.delta_rows import read_rows
+from star_ctr.jobs.io.delta_rows import make_any_condition, read_rows
 from star_ctr.jobs.quality.jump_list import JumpList, read_jumps
 from star_ctr.jobs.registry.decisions import Decision, Decisions, Outcome, find_serving
-from star_ctr.jobs.registry.reference_gaps import read_gaps
+from star_ctr.jobs.registry.reference_gaps import find_uncalibrated_runs, read_gaps
 from star_ctr.workflows import status
 from star_ctr.workflows.lease import is_held
 
@@ -46,7 +46,7 @@ class ReportData:
         serving_metrics: Rows of `metrics` of the serving model on the rows of this night, by domain.
         final_metrics: Rows of `final_metrics` of this run, by domain; empty if no labels were open, or if
             some still are.
-        outcome_metrics: Rows of `outcome_metrics` of the runs of `nights` over all domains, oldest night first.
+        outcome_metrics: Rows of `outcome_metrics` of the runs of `nights`, oldest night first.
         differences: Rows of `differences`: this night's model minus the serving model, by domain.
         decisions: The decisions about this run, oldest first.
         served: The decision that chose the model that is served now.
@@ -58,6 +58,7 @@ class ReportData:
         jumps: The measures of the data of this night that deviate from earlier days.
         gaps: Rows of `differences` over all domains: the models of this night and of earlier nights minus their
             references. Contains at most `NIGHTS` nights, oldest first.
+        is_pcoc_gap_comparable: Whether the newest reference in `gaps` was calibrated as the night's run was.
     """
 
     settings: Settings
@@ -77,6 +78,7 @@ class ReportData:
     importance: Sequence[Row] = field(default_factory=list)
     jumps: JumpList = field(default_factory=lambda: JumpList([], 0, 0))
     gaps: Sequence[Row] = field(default_factory=list)
+    is_pcoc_gap_comparable: bool = True
 
     @property
     def metrics(self) -> dict[str, Row]:
@@ -140,6 +142,7 @@ def collect(settings: Settings, ds: str | None = None) -> ReportData:
     scored_reference = differences[-1]["reference_run_id"] if differences else f"{reference}@{ds}"
     shown = dict(sorted(nights.items())[-NIGHTS:])
     earlier = max((d for d in shown if d < ds), default=None)
+    gaps = _read_gaps(settings, nights)
     return ReportData(
         settings,
         ds,
@@ -163,7 +166,8 @@ def collect(settings: Settings, ds: str | None = None) -> ReportData:
         record_before=tables.read_record(runs[earlier]) if earlier else {},
         step_states=states,
         jumps=read_jumps(settings, ds),
-        gaps=_read_gaps(settings, nights),
+        gaps=gaps,
+        is_pcoc_gap_comparable=not find_uncalibrated_runs(settings, gaps[-1:]),
     )
 
 
@@ -224,9 +228,9 @@ class _Tables:
         return read_rows(self.warehouse.table(name), f"run_id = '{run}'")
 
     def read_outcome_metrics(self, runs: Sequence[str]) -> list[dict[str, Any]]:
-        """Read the metrics of further outcomes of some runs over all domains, sorted by night."""
-        rows = read_rows(self.warehouse.table("outcome_metrics"), f"domain = '{OVERALL}'")
-        return sorted((row for row in rows if row["run_id"] in runs), key=lambda row: row["ds"])
+        """Read the metrics of further outcomes of some runs, sorted by night."""
+        where = make_any_condition("run_id", runs) if runs else "false"
+        return sorted(read_rows(self.warehouse.table("outcome_metrics"), where), key=lambda row: row["ds"])
 
     def read_record(self, run: str) -> dict[str, Any]:
         """Read the training record of the newest attempt of a run; empty if the run has no finished attempt."""

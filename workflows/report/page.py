@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from star_ctr.conf.files import write_text
-from star_ctr.workflows.report import data_jumps, night, quality
+from star_ctr.workflows.report import data_jumps, night, outcomes, quality
 from star_ctr.workflows.report.data import ReportData
 from star_ctr.workflows.report.headline import render_headline
 
@@ -44,7 +44,7 @@ def render(data: ReportData, command: str) -> str:
         command,
         headline=render_headline(data),
         data_jumps=data_jumps.render_jumps(data),
-        by_domain=quality.render_by_domain(data) + quality.render_outcomes(data),
+        by_domain=quality.render_by_domain(data) + outcomes.render_outcomes(data),
         columns="".join(columns),
         halves="".join(halves),
         record=night.render_record(data),

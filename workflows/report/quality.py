@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 
 from star_ctr.conf.contracts.domains import OVERALL
@@ -27,11 +27,13 @@ from star_ctr.workflows.report.formatting import (
 )
 from star_ctr.workflows.report.reliability_chart import draw_reliability
 
-_COLUMNS = (
+Column = tuple[str, str, int, str]
+"""Title, metric, decimals, and direction of an improvement (see `format_change`) of a column."""
+COLUMNS: tuple[Column, ...] = (
     ("GAUC", "gauc", 4, "up"), ("PCOC", "pcoc", 3, "one"), ("AUC", "auc", 4, "up"), ("log loss", "log_loss", 4, "down"),
     ("ECE", "ece", 4, "down"), ("rows", "rows", 0, ""), ("clicks", "clicks", 0, ""),
 )  # fmt: skip
-"""Title, metric, decimals, and direction of an improvement (see `format_change`) of each column."""
+"""The columns of the metrics of the label."""
 _MAX_FEATURES = 10
 
 
@@ -50,66 +52,50 @@ def render_by_domain(data: ReportData) -> str:
     Returns:
         The HTML of the section; empty if the night has no metrics.
     """
-    now = data.metrics
-    if not now:
+    if not data.metrics:
         return ""
-    before = data.nights[data.previous_night] if data.previous_night else {}
-    head = "".join(f"<th>{title}</th>" for title, *_ in _COLUMNS)
+    return render_section("Metrics by domain", render_domains(data.nights, COLUMNS, data.settings.gate.domain_rows))
+
+
+def render_domains(nights: Mapping[str, Mapping[str, Row]], columns: Sequence[Column], min_rows: int) -> str:
+    """Return a table of the metrics of the last night by domain, with its notes.
+
+    Args:
+        nights: The metrics by night, oldest first, and by domain.
+        columns: The columns of the table.
+        min_rows: Changes of domains with fewer rows (gate.domain_rows) are gray.
+    """
+    *earlier, last = nights
+    now, before = nights[last], nights[earlier[-1]] if earlier else {}
     body = []
     for domain in sort_rows(now):
-        cells = []
-        for _, metric, digits, better in _COLUMNS:
-            lines = [
-                format_change(now[domain], before.get(domain, {}), metric, digits, better),
-                format_interval(now[domain], metric, digits),
-            ]
-            small = "".join(f"<small>{line}</small>" for line in lines if line)
-            cells.append(f"<td>{format_number(now[domain].get(metric), digits)}{small}</td>")
-        sparkline = draw_sparkline([night.get(domain, {}).get("gauc") for night in data.nights.values()])
-        cells.insert(0, f'<td class="thin">{sparkline}</td>')
-        body.append(f"<tr{_get_row_class(data, domain)}><th>{escape(domain)}</th>{''.join(cells)}</tr>")
-    min_rows = data.settings.gate.domain_rows
+        sparkline = draw_sparkline([night.get(domain, {}).get("gauc") for night in nights.values()])
+        cells = f'<td class="thin">{sparkline}</td>{render_cells(now[domain], before.get(domain, {}), columns)}'
+        is_few = now[domain]["rows"] < min_rows
+        kind = ' class="strong"' if domain == OVERALL else ' class="few"' if is_few else ""
+        body.append(f"<tr{kind}><th>{escape(domain)}</th>{cells}</tr>")
     gone = [escape(d) for d in before if d not in now]
     notes = [
-        f"Changes are relative to the night of {data.previous_night}."
-        if data.previous_night
+        f"Changes are relative to the night of {earlier[-1]}."
+        if earlier
         else "There is no earlier night to compare with."
     ]
     notes += [f"Changes of domains with fewer than {min_rows:,} rows (gate.domain_rows) are gray."] if before else []
     notes += [f"Domains of the previous night that have no rows on this night: {', '.join(gone)}."] if gone else []
+    head = "".join(f"<th>{title}</th>" for title, *_ in columns)
     head = f'<th class="thin"><span class="hidden">GAUC over the nights</span></th>{head}'
     table = f"<table><thead><tr><th>domain</th>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
-    return render_section("Metrics by domain", f'<div class="wide">{table}</div><p class="note">{" ".join(notes)}</p>')
+    return f'<div class="wide">{table}</div><p class="note">{" ".join(notes)}</p>'
 
 
-def render_outcomes(data: ReportData) -> str:
-    """Return a table of the further outcomes, each with its newest final metrics; empty without outcomes."""
-    outcomes = data.settings.label.outcomes
-    if not outcomes:
-        return ""
-    body = []
-    for outcome in outcomes:
-        rows = [row for row in data.outcome_metrics if row["outcome"] == outcome]
-        if not rows:
-            body.append(f'<tr><th>{escape(outcome)}</th><td colspan="6">not final on any night yet</td></tr>')
-            continue
-        newest, before = rows[-1], rows[-2] if len(rows) > 1 else {}
-        cells = [f"<td>{format_short_day(newest['ds'])}</td>"]
-        for _, metric, digits, better in (*_COLUMNS[:3], *_COLUMNS[-2:]):
-            change = format_change(newest, before, metric, digits, better)
-            lines = [change, format_interval(newest, metric, digits)] if better else []
-            small = "".join(f"<small>{line}</small>" for line in lines if line)
-            cells.append(f"<td>{format_number(newest.get(metric), digits)}{small}</td>")
-        sparkline = draw_sparkline([row.get("gauc") for row in rows])
-        body.append(f'<tr><th>{escape(outcome)}</th>{"".join(cells)}<td class="thin">{sparkline}</td></tr>')
-    titles = ("outcome", "night", "GAUC", "PCOC", "AUC", "rows", "positives")
-    head = "".join(f"<th>{title}</th>" for title in titles)
-    head += '<th class="thin"><span class="hidden">GAUC over the nights</span></th>'
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
-    note = (
-        "The newest night on which each outcome is final, over all domains. Changes are relative to the previous night."
-    )
-    return render_section("Further outcomes", f'<div class="wide">{table}</div><p class="note">{note}</p>')
+def render_cells(now: Row, before: Row, columns: Sequence[Column]) -> str:
+    """Return the cells of a row of metrics, with changes since another row and with intervals."""
+    cells = []
+    for _, metric, digits, better in columns:
+        lines = [format_change(now, before, metric, digits, better), format_interval(now, metric, digits)]
+        small = "".join(f"<small>{line}</small>" for line in lines if line)
+        cells.append(f"<td>{format_number(now.get(metric), digits)}{small}</td>")
+    return "".join(cells)
 
 
 def render_against_serving(data: ReportData) -> str:
@@ -177,7 +163,7 @@ def render_gaps(data: ReportData) -> str:
     note = (
         "GAUC of models that continue from earlier nights, minus GAUC of models trained from scratch on more days "
         f"(section <code>reference</code>), on the same rows. {format_short_day(gaps[-1]['ds'])}: "
-        f"{escape(describe_gap(gaps[-1]))}."
+        f"{escape(describe_gap(gaps[-1], data.is_pcoc_gap_comparable))}."
     )
     return render_section("Comparison with training from scratch", f'{plot}<p class="note">{note}</p>')
 
@@ -227,12 +213,6 @@ def render_reliability(data: ReportData) -> str:
         f"{format_number(overall['ece'], 4)}."
     )
     return render_section("Reliability curve", f'{plot}<p class="note">{note}</p>')
-
-
-def _get_row_class(data: ReportData, domain: str) -> str:
-    """Return the class of a row: `strong` for `overall`, `few` for domains whose changes are mostly random."""
-    has_few_rows = data.metrics[domain]["rows"] < data.settings.gate.domain_rows
-    return ' class="strong"' if domain == OVERALL else ' class="few"' if has_few_rows else ""
 
 
 def render_section(title: str, content: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 
 import pytest
 
@@ -51,6 +52,16 @@ def test_tables_and_their_writers() -> None:
         "evaluate",
         "nightly",
     )
+
+
+def test_the_documentation_names_the_same_writers() -> None:
+    text = (ROOT / "docs/tables.md").read_text(encoding="utf-8")
+    for line in text.partition("| table | contents | written by |")[2].partition("\n\n")[0].splitlines()[2:]:
+        tables, _, writers = line.strip("|").split(" | ")
+        steps = {name for name in STEP_NAMES if f"`{name}`" in writers}
+        for table in re.findall(r"`(\w+)`", tables):
+            if "all" not in writers:
+                assert {step.name for step in STEPS.values() if table in step.writes} == steps, table
 
 
 def test_the_dag_file_reads_the_same_list() -> None:
