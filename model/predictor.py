@@ -23,6 +23,9 @@ from star_ctr.model.layers.calibration_map import CalibrationMap
 from star_ctr.model.models.multi_domain import MultiDomainModel
 from star_ctr.model.tensor_files import read_metadata
 
+_ROWS_PER_CALL = 4096
+"""Number of rows that the model predicts at once. With more, its activations exceed the caches of the processor."""
+
 
 class Predictor:
     """An exported model that predicts rows of any domains on the CPU.
@@ -87,5 +90,12 @@ class Predictor:
         Returns:
             (n,) predicted CTR, and (n, K) probabilities of the outcomes `outcomes`.
         """
-        score, outcomes = self.model.predict_all(*(torch.from_numpy(a.copy()) for a in (ints, floats, domains)))
-        return score.numpy(), np.empty((len(score), 0), np.float32) if outcomes is None else outcomes.numpy()
+        scores = np.empty(len(ints), np.float32)
+        outcomes = np.empty((len(ints), len(self.outcomes)), np.float32)
+        for start in range(0, len(ints), _ROWS_PER_CALL):
+            part = slice(start, start + _ROWS_PER_CALL)
+            found = self.model.predict_all(*(torch.from_numpy(a[part].copy()) for a in (ints, floats, domains)))
+            scores[part] = found[0].numpy()
+            if found[1] is not None:
+                outcomes[part] = found[1].numpy()
+        return scores, outcomes
