@@ -12,7 +12,7 @@ from star_ctr.jobs.new_data_set.column_words import POSITION
 from star_ctr.jobs.new_data_set.group_merging import merge_groups, tell_apart
 from star_ctr.jobs.new_data_set.log_groups import LogGroup, find_groups
 from star_ctr.jobs.new_data_set.log_samples import LogSample, read_sample
-from star_ctr.jobs.new_data_set.proposals import propose_features
+from star_ctr.jobs.new_data_set.proposals import CHECK, Proposals, propose_features
 from star_ctr.jobs.new_data_set.roles import Roles, find_roles
 from star_ctr.jobs.new_data_set.settings_text import list_choices, write_settings
 
@@ -79,7 +79,7 @@ def draft_settings(folder: str, name: str, report: Callable[[str], None] = lambd
         )
     proposals = propose_features(roles)
     notes += [f"{log.sample.group.pattern}: not used; it looks like none of the known logs" for log in roles.unused]
-    questions = _list_questions(roles)
+    questions = _list_questions(roles, proposals)
     text = "\n".join(write_settings(roles, proposals, folder, name, questions)) + "\n"
     return Draft(text, list(_summarize(roles)), questions, notes)
 
@@ -124,7 +124,7 @@ def _summarize(roles: Roles) -> Iterator[LogSummary]:
         yield LogSummary("", log.sample.group.pattern, len(log.sample.group.files), "")
 
 
-def _list_questions(roles: Roles) -> list[str]:
+def _list_questions(roles: Roles, proposals: Proposals) -> list[str]:
     """Return what only the user can decide."""
     found = ["`zone`: set the time zone in which a day of your logs begins at midnight. The draft assumes UTC."]
     if not roles.domain.column:
@@ -140,6 +140,8 @@ def _list_questions(roles: Roles) -> list[str]:
             "`logs.impressions.outcomes`: list every column that is known only after the impression, and no others. "
             "A feature from such a column leaks the label."
         )
+    checked = [feature.comment for feature in proposals.features if feature.comment.startswith(CHECK)]
+    found += [f"`features`: {comment.removeprefix(CHECK)}." for comment in checked]
     text = (
         "`logs.{}.as_of`: set `same_day` if a snapshot is written at the start of its day, `day_before` if at the end."
     )

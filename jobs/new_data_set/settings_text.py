@@ -83,7 +83,7 @@ def write_settings(roles: Roles, proposals: Proposals, folder: str, name: str, q
         yield f"  # {group}"
         for feature in own:
             if feature.comment:
-                yield f"  # {feature.comment}"
+                yield from wrap(feature.comment, _WIDTH, initial_indent="  # ", subsequent_indent="  #   ")
             yield from _wrap(f"- {_dump_flow(feature.settings)}", "  ")
     if proposals.left_out:
         yield "# Columns that are not used. To use one with many values, make it a categorical feature, and add"
