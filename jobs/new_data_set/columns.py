@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
+from star_ctr.jobs.new_data_set.column_words import LABEL, matches_words
 from star_ctr.jobs.new_data_set.time_formats import TimeFormat, detect_epoch, detect_time_format
 from star_ctr.jobs.new_data_set.vector_formats import VectorFormat, detect_vectors, is_empty_list
 
@@ -58,6 +59,11 @@ def split_words(name: str) -> list[str]:
     """Return the words of a name, in lower case: `userID` -> user, id."""
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name)
     return re.findall(r"[a-z]+|\d+", spaced.lower())
+
+
+def names_clicks(path: str) -> bool:
+    """Return whether the path of a log says that it contains clicks."""
+    return matches_words(split_words(path), LABEL)
 
 
 def describe_columns(rows: pd.DataFrame, allow_commas: bool = True) -> dict[str, Column]:

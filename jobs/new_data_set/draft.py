@@ -13,7 +13,7 @@ from star_ctr.jobs.new_data_set.group_merging import merge_groups, tell_apart
 from star_ctr.jobs.new_data_set.log_groups import LogGroup, find_groups
 from star_ctr.jobs.new_data_set.log_samples import LogSample, read_sample
 from star_ctr.jobs.new_data_set.proposals import CHECK, Proposals, propose_features
-from star_ctr.jobs.new_data_set.roles import Roles, find_roles
+from star_ctr.jobs.new_data_set.roles import Roles, describe_logs, find_roles
 from star_ctr.jobs.new_data_set.settings_text import list_choices, write_settings
 
 SAMPLE_ROWS = 200_000
@@ -69,7 +69,7 @@ def draft_settings(folder: str, name: str, report: Callable[[str], None] = lambd
     fs, groups, unknown = find_groups(folder)
     notes = [f"skipped files of unknown format: {_list_some(unknown)}"] if unknown else []
     samples = _read_samples(fs, groups, report, notes)
-    roles = find_roles(samples)
+    roles = find_roles(describe_logs(samples))
     if roles is None:
         found = ", ".join(group.pattern for group in groups)
         raise UserError(
@@ -78,7 +78,12 @@ def draft_settings(folder: str, name: str, report: Callable[[str], None] = lambd
             "file by hand (docs/new-data-set.md)" + "".join(f"\n{note}" for note in notes)
         )
     proposals = propose_features(roles)
-    notes += [f"{log.sample.group.pattern}: not used; it looks like none of the known logs" for log in roles.unused]
+    events = [role.log.sample.group.pattern for role in roles.events]
+    notes += [
+        f"{log.sample.group.pattern}: not used; it looks like none of the known logs"
+        for log in roles.unused
+        if log.sample.group.pattern not in events
+    ]
     questions = _list_questions(roles, proposals)
     text = "\n".join(write_settings(roles, proposals, folder, name, questions)) + "\n"
     return Draft(text, list(_summarize(roles)), questions, notes)
@@ -139,6 +144,13 @@ def _list_questions(roles: Roles, proposals: Proposals) -> list[str]:
         found.append(
             "`logs.impressions.outcomes`: list every column that is known only after the impression, and no others. "
             "A feature from such a column leaks the label."
+        )
+    if roles.events:
+        patterns = [role.log.sample.group.pattern for role in roles.events]
+        more = f" Add {_list_some(patterns[1:])} with `sources` (docs/sources.md)." if patterns[1:] else ""
+        found.append(
+            f"`logs.events`: {patterns[0]} refers to impressions. If the model should also learn these outcomes "
+            f"(docs/training.md#further-outcomes), uncomment `logs.events` and `label.also`.{more}"
         )
     checked = [feature.comment for feature in proposals.features if feature.comment.startswith(CHECK)]
     found += [f"`features`: {comment.removeprefix(CHECK)}." for comment in checked]

@@ -9,10 +9,13 @@ from typing import Any, NamedTuple
 from star_ctr.conf.settings.checks import CheckSettings
 from star_ctr.jobs.new_data_set.column_words import CATEGORY, POPULARITY, matches_words
 from star_ctr.jobs.new_data_set.columns import Column
+from star_ctr.jobs.new_data_set.event_logs import list_events
 from star_ctr.jobs.new_data_set.roles import Roles
 
 CHECK = "check: "
 """Begins the comment of a proposal that the user should check."""
+WINDOW_HOURS = 24
+"""An impression counts as clicked, or has an outcome, if the click or event follows within these hours."""
 _MAX_UNPARSABLE = CheckSettings().max_unparsable
 _MAX_CATEGORIES = 50
 """Whole numbers with at most this number of distinct values are categories."""
@@ -48,12 +51,14 @@ class Proposals(NamedTuple):
         features: The features.
         left_out: Columns that are not used, with the reason.
         types: The `types` of the columns of each log.
+        outcomes: Further outcomes from the log of events: the value of `label.also`.
     """
 
     history: dict[str, dict[str, Any]]
     features: list[Proposal]
     left_out: dict[str, str]
     types: dict[str, dict[str, str]]
+    outcomes: dict[str, dict[str, Any]]
 
 
 def propose_features(roles: Roles) -> Proposals:
@@ -93,7 +98,7 @@ def propose_features(roles: Roles) -> Proposals:
     # A sequence needs single values.
     single = [f"items.{c.name}" for c in categories if not c.separator][:_MAX_SIDES]
     features.append(_propose_sequence(roles, names, kinds, single))
-    return Proposals(history, features, left_out, types)
+    return Proposals(history, features, left_out, types, _propose_outcomes(roles))
 
 
 class _Names:
@@ -210,6 +215,17 @@ def _propose_history(roles: Roles) -> tuple[dict[str, dict[str, Any]], list[str]
         kinds.append(names.take(str(behaviour)))
         history[kinds[-1]] = {"behaviours": str(behaviour)}
     return history, kinds
+
+
+def _propose_outcomes(roles: Roles) -> dict[str, dict[str, Any]]:
+    """Return a further outcome for each event after an impression; none without a log of events."""
+    if not roles.events:
+        return {}
+    names, found = _Names(), dict[str, dict[str, Any]]()
+    for event in list_events(roles.events[0])[:_MAX_BEHAVIOURS]:
+        name = names.take(event)
+        found[name] = {**({} if name == event else {"event": event}), "window_hours": WINDOW_HOURS}
+    return found
 
 
 def _propose_statistics(names: _Names, kinds: list[str], categories: list[str]) -> Iterator[Proposal]:
