@@ -12,6 +12,7 @@ from star_ctr.jobs.new_data_set.column_words import POSITION
 from star_ctr.jobs.new_data_set.group_merging import merge_groups, tell_apart
 from star_ctr.jobs.new_data_set.log_groups import LogGroup, find_groups
 from star_ctr.jobs.new_data_set.log_samples import LogSample, read_sample
+from star_ctr.jobs.new_data_set.nearest_log import explain_missing_impressions
 from star_ctr.jobs.new_data_set.proposals import CHECK, Proposals, propose_features
 from star_ctr.jobs.new_data_set.roles import Roles, describe_logs, find_roles
 from star_ctr.jobs.new_data_set.settings_text import list_choices, write_settings
@@ -69,13 +70,13 @@ def draft_settings(folder: str, name: str, report: Callable[[str], None] = lambd
     fs, groups, unknown = find_groups(folder)
     notes = [f"skipped files of unknown format: {_list_some(unknown)}"] if unknown else []
     samples = _read_samples(fs, groups, report, notes)
-    roles = find_roles(describe_logs(samples))
+    described = describe_logs(samples)
+    roles = find_roles(described)
     if roles is None:
         found = ", ".join(group.pattern for group in groups)
         raise UserError(
-            f"--logs {folder}: no impression log among {found}. An impression log has a user, an item and a time, and "
-            "either a column such as `click` or an id that a click log refers to. Rename its columns, or write the "
-            "file by hand (docs/new-data-set.md)" + "".join(f"\n{note}" for note in notes)
+            f"--logs {folder}: no impression log among {found}. {explain_missing_impressions(described)}"
+            + "".join(f"\n{note}" for note in notes)
         )
     proposals = propose_features(roles)
     events = [role.log.sample.group.pattern for role in roles.events]
