@@ -9,8 +9,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
+from star_ctr.jobs.new_data_set.column_words import LABEL, matches_words
 from star_ctr.jobs.new_data_set.time_formats import TimeFormat, detect_epoch, detect_time_format
-from star_ctr.jobs.new_data_set.vector_formats import VectorFormat, detect_vectors
+from star_ctr.jobs.new_data_set.vector_formats import VectorFormat, detect_vectors, is_empty_list
 
 Kind = Literal["integer", "number", "text", "list", "vector", "time", "day", "struct", "empty"]
 
@@ -34,7 +35,7 @@ class Column(NamedTuple):
         distinct: The number of distinct values.
         time: For a time or day: how it is written.
         separator: For text that lists values: what separates them.
-        decimal: The decimal separator of a number in text.
+        decimal: The decimal separator of a number, or of the numbers of a vector, in text.
         vector: For a vector: how it is written.
     """
 
@@ -58,6 +59,11 @@ def split_words(name: str) -> list[str]:
     """Return the words of a name, in lower case: `userID` -> user, id."""
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name)
     return re.findall(r"[a-z]+|\d+", spaced.lower())
+
+
+def names_clicks(path: str) -> bool:
+    """Return whether the path of a log says that it contains clicks."""
+    return matches_words(split_words(path), LABEL)
 
 
 def describe_columns(rows: pd.DataFrame, allow_commas: bool = True) -> dict[str, Column]:
@@ -97,9 +103,11 @@ def describe_column(name: str, series: pd.Series, allow_commas: bool = True) -> 
     if values.empty:
         return Column(name, "empty", values, missing, 0)
     first = values.iloc[0]
-    if isinstance(first, list | np.ndarray | str) and (found := detect_vectors(values)):
-        return Column(name, "vector", values, missing, 0, vector=found)
+    if isinstance(first, list | np.ndarray | str) and (found := detect_vectors(values, allow_commas)):
+        return Column(name, "vector", values, missing, 0, decimal=found.decimal, vector=found)
     if isinstance(first, list | np.ndarray):
+        if all(is_empty_list(value) for value in values):
+            return Column(name, "empty", values, 1.0, 0)
         joined = values.map(lambda v: "\x1f".join(map(str, v)))
         return Column(name, "list", joined, missing, joined.nunique())
     if isinstance(first, dict):

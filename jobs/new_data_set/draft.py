@@ -12,8 +12,9 @@ from star_ctr.jobs.new_data_set.column_words import POSITION
 from star_ctr.jobs.new_data_set.group_merging import merge_groups, tell_apart
 from star_ctr.jobs.new_data_set.log_groups import LogGroup, find_groups
 from star_ctr.jobs.new_data_set.log_samples import LogSample, read_sample
-from star_ctr.jobs.new_data_set.proposals import propose_features
-from star_ctr.jobs.new_data_set.roles import Roles, find_roles
+from star_ctr.jobs.new_data_set.nearest_log import explain_missing_impressions
+from star_ctr.jobs.new_data_set.proposals import CHECK, Proposals, propose_features
+from star_ctr.jobs.new_data_set.roles import Roles, describe_logs, find_roles
 from star_ctr.jobs.new_data_set.settings_text import list_choices, write_settings
 
 SAMPLE_ROWS = 200_000
@@ -69,17 +70,22 @@ def draft_settings(folder: str, name: str, report: Callable[[str], None] = lambd
     fs, groups, unknown = find_groups(folder)
     notes = [f"skipped files of unknown format: {_list_some(unknown)}"] if unknown else []
     samples = _read_samples(fs, groups, report, notes)
-    roles = find_roles(samples)
+    described = describe_logs(samples)
+    roles = find_roles(described)
     if roles is None:
         found = ", ".join(group.pattern for group in groups)
         raise UserError(
-            f"--logs {folder}: no impression log among {found}. An impression log has a user, an item and a time, and "
-            "either a column such as `click` or an id that a click log refers to. Rename its columns, or write the "
-            "file by hand (docs/new-data-set.md)" + "".join(f"\n{note}" for note in notes)
+            f"--logs {folder}: no impression log among {found}. {explain_missing_impressions(described)}"
+            + "".join(f"\n{note}" for note in notes)
         )
     proposals = propose_features(roles)
-    notes += [f"{log.sample.group.pattern}: not used; it looks like none of the known logs" for log in roles.unused]
-    questions = _list_questions(roles)
+    events = [role.log.sample.group.pattern for role in roles.events]
+    notes += [
+        f"{log.sample.group.pattern}: not used; it looks like none of the known logs"
+        for log in roles.unused
+        if log.sample.group.pattern not in events
+    ]
+    questions = _list_questions(roles, proposals)
     text = "\n".join(write_settings(roles, proposals, folder, name, questions)) + "\n"
     return Draft(text, list(_summarize(roles)), questions, notes)
 
@@ -124,7 +130,7 @@ def _summarize(roles: Roles) -> Iterator[LogSummary]:
         yield LogSummary("", log.sample.group.pattern, len(log.sample.group.files), "")
 
 
-def _list_questions(roles: Roles) -> list[str]:
+def _list_questions(roles: Roles, proposals: Proposals) -> list[str]:
     """Return what only the user can decide."""
     found = ["`zone`: set the time zone in which a day of your logs begins at midnight. The draft assumes UTC."]
     if not roles.domain.column:
@@ -140,6 +146,15 @@ def _list_questions(roles: Roles) -> list[str]:
             "`logs.impressions.outcomes`: list every column that is known only after the impression, and no others. "
             "A feature from such a column leaks the label."
         )
+    if roles.events:
+        patterns = [role.log.sample.group.pattern for role in roles.events]
+        more = f" Add {_list_some(patterns[1:])} with `sources` (docs/sources.md)." if patterns[1:] else ""
+        found.append(
+            f"`logs.events`: {patterns[0]} refers to impressions. If the model should also learn these outcomes "
+            f"(docs/training.md#further-outcomes), uncomment `logs.events` and `label.also`.{more}"
+        )
+    checked = [feature.comment for feature in proposals.features if feature.comment.startswith(CHECK)]
+    found += [f"`features`: {comment.removeprefix(CHECK)}." for comment in checked]
     text = (
         "`logs.{}.as_of`: set `same_day` if a snapshot is written at the start of its day, `day_before` if at the end."
     )

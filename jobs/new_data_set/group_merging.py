@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from star_ctr.jobs.io.path_patterns import translate_glob
+from star_ctr.jobs.new_data_set.columns import names_clicks
 from star_ctr.jobs.new_data_set.log_groups import LogGroup
 
 
@@ -43,6 +44,9 @@ def _merge_patterns(one: str, other: str) -> str | None:
     different = [k for k, (a, b) in enumerate(zip(parts, others, strict=True)) if a != b and a != "*"]
     if not different:
         return one
+    # Clicks may have the same columns as other events, such as purchases.
+    if names_clicks(one) != names_clicks(other):
+        return None
     if len(different) > 1 or any(
         "{ds}" in part or "{yyyy" in part for k in different for part in (parts[k], others[k])
     ):

@@ -6,10 +6,17 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from star_ctr.conf.settings.checks import CheckSettings
 from star_ctr.jobs.new_data_set.column_words import CATEGORY, POPULARITY, matches_words
 from star_ctr.jobs.new_data_set.columns import Column
+from star_ctr.jobs.new_data_set.event_logs import list_events
 from star_ctr.jobs.new_data_set.roles import Roles
 
+CHECK = "check: "
+"""Begins the comment of a proposal that the user should check."""
+WINDOW_HOURS = 24
+"""An impression counts as clicked, or has an outcome, if the click or event follows within these hours."""
+_MAX_UNPARSABLE = CheckSettings().max_unparsable
 _MAX_CATEGORIES = 50
 """Whole numbers with at most this number of distinct values are categories."""
 _MAX_SHARE = 0.5
@@ -44,12 +51,14 @@ class Proposals(NamedTuple):
         features: The features.
         left_out: Columns that are not used, with the reason.
         types: The `types` of the columns of each log.
+        outcomes: Further outcomes from the log of events: the value of `label.also`.
     """
 
     history: dict[str, dict[str, Any]]
     features: list[Proposal]
     left_out: dict[str, str]
     types: dict[str, dict[str, str]]
+    outcomes: dict[str, dict[str, Any]]
 
 
 def propose_features(roles: Roles) -> Proposals:
@@ -68,6 +77,7 @@ def propose_features(roles: Roles) -> Proposals:
     categories = list[Column]()
     for log, columns in _list_attributes(roles).items():
         is_dated = log not in roles.attributes or roles.attributes[log].is_daily
+        has_commas = any(column.decimal == "," for column in columns)
         for column in columns:
             settings, reason = _propose_column(log, column, is_dated)
             if settings is None:
@@ -76,7 +86,7 @@ def propose_features(roles: Roles) -> Proposals:
             features.append(Proposal({"name": names.take(column.name), **settings}, log, reason))
             if settings["kind"] == "numeric":
                 types.setdefault(log, {})[column.name] = "double"
-            elif column.vector and column.vector.separator and any(c.decimal == "," for c in columns):
+            elif column.vector and column.vector.separator and column.decimal == "." and has_commas:
                 types.setdefault(log, {})[column.name] = "string"  # the numbers of vectors have decimal points
             elif log == "items" and "multiple" not in settings and column.distinct in _CATEGORY_VALUES:
                 categories.append(column)
@@ -88,7 +98,7 @@ def propose_features(roles: Roles) -> Proposals:
     # A sequence needs single values.
     single = [f"items.{c.name}" for c in categories if not c.separator][:_MAX_SIDES]
     features.append(_propose_sequence(roles, names, kinds, single))
-    return Proposals(history, features, left_out, types)
+    return Proposals(history, features, left_out, types, _propose_outcomes(roles))
 
 
 class _Names:
@@ -157,14 +167,28 @@ def _propose_column(log: str, column: Column, is_dated: bool) -> tuple[dict[str,
     return {"kind": "categorical", "column": reference}, ""
 
 
-def _propose_vector(reference: str, column: Column) -> tuple[dict[str, Any], str]:
-    """Return the settings of a vector without its name, and the evidence."""
-    assert column.vector is not None
-    length, separator, share, examined = column.vector
-    settings: dict[str, Any] = {"kind": "vector", "column": reference, "length": length}
-    if separator not in (None, ","):
-        settings["separator"] = separator
-    return settings, f"{column.name}: {share:.0%} of {examined:,} values are lists of {length} numbers"
+def _propose_vector(reference: str, column: Column) -> tuple[dict[str, Any] | None, str]:
+    """Return the settings of a vector without its name, or None, and the evidence."""
+    found = column.vector
+    assert found is not None
+    is_list = found.separator is None
+    codes = f"{'`multiple: true`' if is_list else f'`separator: {found.separator}`'} and `kind: categorical`"
+    hint = f"; if these whole numbers are codes, use {codes}" if found.is_whole else ""
+    if found.problem:
+        return None, found.problem + hint
+    settings: dict[str, Any] = {"kind": "vector", "column": reference, "length": found.length}
+    if found.separator not in (None, ","):
+        settings["separator"] = found.separator
+    irregular = found.examined - found.usual
+    if not irregular and not hint:
+        return settings, f"{column.name}: 100% of {found.examined:,} values are lists of {found.length} numbers"
+    text = f"{CHECK}{column.name}: {found.usual:,} of {found.examined:,} lists have {found.length} numbers"
+    if irregular:
+        verb = "has" if irregular == 1 else "have"
+        text += f", and {irregular:,} {verb} another length or elements that are not finite, and count as missing"
+    if irregular > _MAX_UNPARSABLE * found.examined:
+        text += f"; a night stops if `checks.max_unparsable` ({_MAX_UNPARSABLE:g}) is less than their share of a day"
+    return settings, text + hint
 
 
 def _propose_numeric(reference: str, column: Column) -> dict[str, Any]:
@@ -191,6 +215,17 @@ def _propose_history(roles: Roles) -> tuple[dict[str, dict[str, Any]], list[str]
         kinds.append(names.take(str(behaviour)))
         history[kinds[-1]] = {"behaviours": str(behaviour)}
     return history, kinds
+
+
+def _propose_outcomes(roles: Roles) -> dict[str, dict[str, Any]]:
+    """Return a further outcome for each event after an impression; none without a log of events."""
+    if not roles.events:
+        return {}
+    names, found = _Names(), dict[str, dict[str, Any]]()
+    for event in list_events(roles.events[0])[:_MAX_BEHAVIOURS]:
+        name = names.take(event)
+        found[name] = {**({} if name == event else {"event": event}), "window_hours": WINDOW_HOURS}
+    return found
 
 
 def _propose_statistics(names: _Names, kinds: list[str], categories: list[str]) -> Iterator[Proposal]:

@@ -5,12 +5,13 @@ Names are only hints. Where possible, the values decide: whether they refer to a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from star_ctr.jobs.new_data_set.click_logs import find_clicked, find_clicks
 from star_ctr.jobs.new_data_set.column_words import BEHAVIOUR, ID, ITEM, ORDER, USER
 from star_ctr.jobs.new_data_set.columns import describe_columns, split_words
+from star_ctr.jobs.new_data_set.event_logs import find_events
 from star_ctr.jobs.new_data_set.keys import (
     ColumnChoice,
     find_day,
@@ -36,6 +37,7 @@ class Roles(NamedTuple):
         clicks: The clicks, with the column that refers to the id of an impression, and the time.
         behaviours: The behaviours, with their user, item, behaviour, and time or order.
         users, items: The attributes, with their key and day.
+        events: Further logs that refer to impressions, the largest first. They may also be behaviours or unused.
         unused: Logs that have no role.
         is_click_known: Whether it is known which impressions of the sample were clicked.
     """
@@ -53,6 +55,7 @@ class Roles(NamedTuple):
     behaviours: LogRole | None
     users: LogRole | None
     items: LogRole | None
+    events: list[LogRole]
     unused: list[LogColumns]
     is_click_known: bool
 
@@ -73,21 +76,26 @@ class Roles(NamedTuple):
         return {"impressions": self.impressions, **{name: role.log for name, role in self.others.items()}}
 
 
-def find_roles(samples: Iterable[LogSample]) -> Roles | None:
-    """Infer the roles of logs.
-
-    Args:
-        samples: Samples of all logs.
-
-    Returns:
-        The roles; None if no log looks like impressions.
-    """
+def describe_logs(samples: Iterable[LogSample]) -> list[LogColumns]:
+    """Return the logs that have rows, with their columns."""
     logs = []
     for sample in samples:
         if len(sample.rows):
             # A comma separates the columns, so it cannot separate decimals as well.
             allow_commas = sample.group.format != "csv" or "separator" in sample.options
             logs.append(LogColumns(sample, describe_columns(sample.rows, allow_commas)))
+    return logs
+
+
+def find_roles(logs: Sequence[LogColumns]) -> Roles | None:
+    """Infer the roles of logs.
+
+    Args:
+        logs: All logs, from `describe_logs`.
+
+    Returns:
+        The roles; None if no log looks like impressions.
+    """
     rated = [(rating, log) for log in logs if (rating := _score_impressions(log, logs)) is not None]
     if not rated:
         return None
@@ -103,6 +111,7 @@ def find_roles(samples: Iterable[LogSample]) -> Roles | None:
     left = [log for log in left if users is None or log is not users.log]
     items = _find_attributes(impressions, item, left, ITEM, USER)
     left = [log for log in left if items is None or log is not items.log]
+    events = find_events(impressions, reference, left)
     behaviours = _find_behaviours([log for log in left if set(log.columns) != set(columns)])
     left = [log for log in left if behaviours is None or log is not behaviours.log]
     used = {c.column for c in (user, item, label, time, day, reference) if c.column}
@@ -110,8 +119,8 @@ def find_roles(samples: Iterable[LogSample]) -> Roles | None:
     outcomes = find_outcomes({n: c for n, c in columns.items() if n not in used}, clicked)
     domain = find_domain({n: c for n, c in columns.items() if n not in used and n not in outcomes}, clicked)
     return Roles(
-        impressions, user, item, domain, time, day, reference, label, outcomes, clicks, behaviours, users, items, left,
-        clicked is not None,
+        impressions, user, item, domain, time, day, reference, label, outcomes, clicks, behaviours, users, items,
+        events, left, clicked is not None,
     )  # fmt: skip
 
 

@@ -10,9 +10,10 @@ from typing import Any
 import yaml
 
 from star_ctr.jobs.new_data_set.columns import Column
+from star_ctr.jobs.new_data_set.event_logs import name_log
 from star_ctr.jobs.new_data_set.keys import ColumnChoice, format_count, get_label_values
 from star_ctr.jobs.new_data_set.log_columns import LogColumns
-from star_ctr.jobs.new_data_set.proposals import Proposals
+from star_ctr.jobs.new_data_set.proposals import WINDOW_HOURS, Proposals
 from star_ctr.jobs.new_data_set.roles import Roles
 from star_ctr.jobs.new_data_set.time_formats import UNSUPPORTED_UNITS
 
@@ -25,6 +26,7 @@ _MILLISECONDS = "time_in_ms"
 _SECTION_COMMENTS = {
     "impressions": "one row per impression",
     "clicks": "one row per click",
+    "events": "to learn further outcomes, uncomment this section and `label.also`",
     "behaviours": "other events of users",
     "users": "attributes of users",
     "items": "attributes of items",
@@ -38,7 +40,7 @@ def list_choices(roles: Roles, name: str) -> dict[str, ColumnChoice]:
             "id": roles.id, "user": roles.user, "item": roles.item, "domain": roles.domain, "time": roles.time,
             "day": roles.day, "label": roles.label,
         }  # fmt: skip
-    return roles.others[name].columns
+    return roles.events[0].columns if name == "events" else roles.others[name].columns
 
 
 def write_settings(roles: Roles, proposals: Proposals, folder: str, name: str, questions: list[str]) -> Iterator[str]:
@@ -66,8 +68,10 @@ def write_settings(roles: Roles, proposals: Proposals, folder: str, name: str, q
     yield "logs:"
     for section, log in roles.logs.items():
         yield from (f"  {line}" for line in _write_log(roles, section, log, proposals))
+    if roles.events:
+        yield from (f"  # {line}" for line in _write_log(roles, "events", roles.events[0].log, proposals))
     yield ""
-    yield from _write_label(roles)
+    yield from _write_label(roles, proposals)
     days = _count_days(roles)
     window = min(max(days - 1, 1), _MAX_WINDOW) if days else _MAX_WINDOW
     yield f"window: {{days: {window}}}" + (f"  # {days} days of logs; the newest is the test day" if days else "")
@@ -83,7 +87,7 @@ def write_settings(roles: Roles, proposals: Proposals, folder: str, name: str, q
         yield f"  # {group}"
         for feature in own:
             if feature.comment:
-                yield f"  # {feature.comment}"
+                yield from wrap(feature.comment, _WIDTH, initial_indent="  # ", subsequent_indent="  #   ")
             yield from _wrap(f"- {_dump_flow(feature.settings)}", "  ")
     if proposals.left_out:
         yield "# Columns that are not used. To use one with many values, make it a categorical feature, and add"
@@ -107,6 +111,8 @@ def _write_log(roles: Roles, section: str, log: LogColumns, proposals: Proposals
             yield f"  domain: {ALL}"
         elif key == "behaviour" and not choice.column:
             yield "  behaviour: kind"
+        elif key == "event" and not choice.column:
+            yield f"  event: {_name_event_column(log)}"
         elif choice.column:
             others = f"; alternatives: {', '.join(choice.others)}" if choice.others else ""
             yield f"  {key}: {_write_column(key, log.columns[choice.column])}  # {choice.reason}{others}"
@@ -123,6 +129,14 @@ def _write_log(roles: Roles, section: str, log: LogColumns, proposals: Proposals
             yield f"  # {reason}" if len(reasons) == 1 and len(own) > 3 else f"  # {', '.join(own)}: {reason}"
     if types := dict(proposals.types.get(section, {})):
         yield from _wrap(f"types: {_dump_flow(types)}", "  ")
+
+
+def _name_event_column(log: LogColumns) -> str:
+    """Return a name that no column of the log has, for the added column with the name of the event."""
+    taken, name = {column.lower() for column in log.columns}, "event"
+    while name in taken:
+        name += "_name"
+    return name
 
 
 def _write_column(key: str, column: Column) -> str:
@@ -145,6 +159,8 @@ def _list_added_columns(roles: Roles, section: str, log: LogColumns) -> Iterator
         yield ALL, "'all'", "no column looks like a domain"
     if section == "behaviours" and not choices["behaviour"].column:
         yield "kind", "'event'", "no column names the behaviour"
+    if section == "events" and not choices["event"].column:
+        yield _name_event_column(log), f"'{name_log(log)}'", "no column names the event"
     time = choices.get("time")
     if time and time.column and (written := log.columns[time.column].time) and written.unit in UNSUPPORTED_UNITS:
         yield (
@@ -154,10 +170,19 @@ def _list_added_columns(roles: Roles, section: str, log: LogColumns) -> Iterator
         )
 
 
-def _write_label(roles: Roles) -> Iterator[str]:
+def _write_label(roles: Roles, proposals: Proposals) -> Iterator[str]:
     """Yield the section `label`."""
     if roles.label.column is None:
-        yield "label: {window_hours: 24}  # an impression counts as clicked if a click follows within these hours"
+        reason = "# an impression counts as clicked if a click follows within these hours"
+        if not proposals.outcomes:
+            yield f"label: {{window_hours: {WINDOW_HOURS}}}  {reason}"
+            return
+        yield "label:"
+        yield f"  window_hours: {WINDOW_HOURS}  {reason}"
+        yield "  # also:  # further outcomes, from `logs.events`: 1 if the event follows within these hours"
+        yield from (
+            f"  #   {_dump_scalar(name)}: {_dump_flow(settings)}" for name, settings in proposals.outcomes.items()
+        )
         return
     values = get_label_values(roles.impressions.columns[roles.label.column])
     assert values is not None

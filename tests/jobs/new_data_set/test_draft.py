@@ -287,7 +287,8 @@ def test_lists_of_numbers_of_one_length_are_vectors(tmp_path: Path, kind: str) -
         )
     found, settings = draft(folder)
     vectors = {f.name: f for f in settings.features if isinstance(f, Vector)}
-    assert set(vectors) == {"image"}
+    assert set(vectors) == {"image", "box"}
     image = vectors["image"]
     assert (image.column, image.length, image.separator) == ("items.image", 16, "|" if kind == "csv" else ",")
-    assert "  # image: 99% of 79 values are lists of 16 numbers\n" in found.text
+    assert "  # box: 100% of 80 values are lists of 4 numbers\n" in found.text
+    assert "  # check: image: 78 of 79 lists have 16 numbers, and 1 has another length or elements" in found.text
