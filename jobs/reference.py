@@ -85,9 +85,9 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     more = {ATTEMPT: night.number, REFERENCE_ATTEMPT: attempt.number, TRAINING_DAYS: len(days)}
     rows = compare_runs(store, require_bootstrap_samples(settings), name, attempt.run_id, ALL_METRICS, more)
     overall = next(row for row in rows if row["domain"] == OVERALL)
-    is_pcoc_comparable = maps is not None or job.calibration_maps is None
+    has_same_calibration = (maps is None) == (job.calibration_maps is None)
     return {
-        "run_id": name, "outcome": "compared", "reason": describe_gap(overall, is_pcoc_comparable),
+        "run_id": name, "outcome": "compared", "reason": describe_gap(overall, has_same_calibration),
         "reference_run_id": attempt.run_id, "days": days, "differences": rows,
     }  # fmt: skip
 

@@ -39,7 +39,7 @@ class Predictor:
         outcomes: The names of the further outcomes that the model predicts.
 
     Raises:
-        DataError: A file differs from its hash, weights are not finite, or another version has exported the model.
+        DataError: A file differs from its hash, weights are not finite, or another version exported the model.
     """
 
     def __init__(self, folder: Path, files: Mapping[str, str] | None = None) -> None:
@@ -52,14 +52,16 @@ class Predictor:
             weights = read_weights(folder)
             self.outcomes = read_outcomes(folder)
             self.model = MultiDomainModel(self.layout, settings, outcomes=len(self.outcomes)).fold_for_inference()
+            # Earlier versions had another name for the calibration map.
+            weights = {name.replace("score_map.", "calibration_map."): tensor for name, tensor in weights.items()}
             if (knots := weights.get("calibration_map.knots")) is not None:
                 self.model.calibration_map = CalibrationMap(*knots.shape)
         try:
             self.model.load_state_dict(weights, assign=True)
         except RuntimeError as error:
             raise DataError(
-                f"{folder / WEIGHTS_FILE}: its tensors are not those of the model, because another version of star-ctr "
-                "has exported it; train the night again, or predict with that version"
+                f"{folder / WEIGHTS_FILE}: its tensors do not match the model, probably because another version of "
+                "star-ctr exported it; train the night again, or predict with that version"
             ) from error
 
     def predict(
@@ -89,7 +91,12 @@ class Predictor:
 
         Returns:
             (n,) predicted CTR, and (n, K) probabilities of the outcomes `outcomes`.
+
+        Raises:
+            ValueError: The arrays have different numbers of rows.
         """
+        if not len(ints) == len(floats) == len(domains):
+            raise ValueError(f"{len(ints)} rows of integers, {len(floats)} of numbers and {len(domains)} domains")
         scores = np.empty(len(ints), np.float32)
         outcomes = np.empty((len(ints), len(self.outcomes)), np.float32)
         for start in range(0, len(ints), _ROWS_PER_CALL):

@@ -13,11 +13,11 @@ from typing import Any
 from star_ctr.conf.recipe import TrainingSize
 
 RULE_VERSION = 2
-_FEW_STEPS = 250
-"""Number of steps per epoch below which the batch size shrinks."""
-_MIN_BATCH_SIZE, _USUAL_BATCH_SIZE, _MAX_BATCH_SIZE = 32, 128, 2000
-_FEW_ROWS = _FEW_STEPS * _USUAL_BATCH_SIZE
-"""Number of training rows below which more epochs help at any click rate, if embeddings learn slowly."""
+_MIN_BATCH_SIZE, _MAX_BATCH_SIZE = 128, 2000
+_FEW_ROWS = 32_000
+"""Number of training rows below which smaller batches and more epochs help if clicks are rare."""
+_FEW_BATCHES, _FEW_BATCH_SIZE = 250, 32
+"""For few rows with rare clicks: the number of batches per epoch, and the minimum batch size."""
 _SMALL_ROWS = 4_000_000
 """Number of training rows from which the batch size grows, before it is rounded to a power of two.
 
@@ -30,15 +30,14 @@ _HIGH_CLICK_RATE = 0.15
 def choose_settings(size: TrainingSize) -> dict[str, Any]:
     """Choose model and trainer settings.
 
-    - The batch size grows with the square root of the rows, from 128 to the paper's 2000. With very few rows it is
-      smaller, so that there are enough steps. The network grows with the rows as well, and reaches the paper's at a
-      billion.
+    - The batch size grows with the square root of the rows, from 128 to the paper's 2000. The network grows with the
+      rows as well, and reaches the paper's at a billion.
     - With single-domain batches, the weights of a domain are updated in only a few of the steps. Their learning rate
       therefore grows with the number of domains.
     - In half of the rows with a new id, the id is masked, so that the model learns to predict new ids of the next day.
     - If clicks are frequent and rows are few, train for two epochs with dropout and lower learning rates. If clicks are
-      rare, a second epoch only memorizes the clicks of individual users and items, except with very few rows: then
-      train for three epochs, with a lower learning rate for embeddings.
+      rare, a second epoch only memorizes the clicks of individual users and items. With very few rows, one epoch has
+      too few steps, so train for three, with smaller batches and a lower learning rate for embeddings.
 
     Args:
         size: The size of the training data.
@@ -47,12 +46,13 @@ def choose_settings(size: TrainingSize) -> dict[str, Any]:
         Settings by dotted key.
     """
     rows = size.used_rows
+    batch_size = _MIN_BATCH_SIZE * math.sqrt(max(1.0, rows / _SMALL_ROWS))
     settings: dict[str, Any] = {
         "model.layers": _choose_layers(rows),
         "model.activation": "silu",
         "model.dim": 8 if rows < 100_000_000 else 16,
         "model.norm_eps": 0.1,
-        "trainer.batch_size": _choose_batch_size(rows),
+        "trainer.batch_size": min(_MAX_BATCH_SIZE, _round_to_power(batch_size)),
         "trainer.optimizer.ema_decay": 0.99,
         "trainer.data.new_ids_as_unknown": 0.5,
     }
@@ -63,18 +63,21 @@ def choose_settings(size: TrainingSize) -> dict[str, Any]:
             "trainer.optimizer.lr": 0.001,
             "trainer.optimizer.embedding_lr": 0.0003,
         }
-    if rows < _FEW_ROWS:
-        settings |= {"trainer.epochs": 3, "trainer.optimizer.embedding_lr": 0.0002}
+    if size.rows < _FEW_ROWS:
+        settings |= {
+            "trainer.batch_size": _round_to_power(max(_FEW_BATCH_SIZE, rows / _FEW_BATCHES)),
+            "trainer.epochs": 3,
+            "trainer.optimizer.embedding_lr": 0.0002,
+        }
     return settings | {
         "trainer.optimizer.lr": 0.002,
         "trainer.optimizer.domain_lr": round(0.002 * min(10.0, max(1.0, size.domains / 2)), 6),
     }
 
 
-def _choose_batch_size(rows: int) -> int:
-    """Choose the batch size for a number of rows: a power of two, or the paper's."""
-    size = _USUAL_BATCH_SIZE * min(rows / _FEW_ROWS, 1.0) * math.sqrt(max(rows / _SMALL_ROWS, 1.0))
-    return min(_MAX_BATCH_SIZE, 1 << round(math.log2(max(size, _MIN_BATCH_SIZE))))
+def _round_to_power(size: float) -> int:
+    """Round to a power of two."""
+    return 1 << round(math.log2(size))
 
 
 def _choose_layers(rows: int) -> list[int]:

@@ -32,7 +32,7 @@ def make_gaps_table(rows: Sequence[Mapping[str, Any]], metric: str) -> list[Text
         by_domain.setdefault(row["domain"], {})[row["ds"]] = _format_gap(row)
     notes = []
     if any(_is_provisional(row) for row in with_gap):
-        notes.append("~ computed while some labels were open, and not computed again")
+        notes.append("~ computed while some labels were open; gaps are not recomputed")
     if uncalibrated := sorted({row["ds"] for row in with_gap if not row["is_gap_comparable"]}):
         days = "" if uncalibrated == nights else f"{', '.join(night[5:] for night in uncalibrated)}: "
         notes.append(f"{days}{NOT_COMPARABLE}")
@@ -51,7 +51,7 @@ def explain_missing_gaps(metric: str, outcome: str | None) -> str:
     if outcome is None and metric != "ece":
         return ""
     shown = f"the outcome {outcome}" if outcome else metric
-    return f"no differences from references for {shown}: they exist for gauc, auc, pcoc and log_loss of the label"
+    return f"no gaps for {shown}: they are computed for gauc, auc, pcoc and log_loss of the label"
 
 
 def _is_provisional(row: Mapping[str, Any]) -> bool:

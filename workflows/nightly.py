@@ -34,6 +34,7 @@ from star_ctr.workflows.interrupts import raise_interrupts
 from star_ctr.workflows.journal import Journal
 from star_ctr.workflows.staleness import Staleness
 from star_ctr.workflows.status import read_staleness
+from star_ctr.workflows.step_states import STATE_TEXTS, State
 from star_ctr.workflows.terminal import show_step, stderr
 
 _logger = logging.getLogger(__name__)
@@ -120,6 +121,30 @@ def choose_night(settings: Settings, spark: SparkSession, name: str, ds: str | N
     return WarehouseTables(settings, spark).get_newest_day(day_from)
 
 
+def find_outdated_start(staleness: Staleness, ds: str, step: str) -> tuple[str, str, str] | None:
+    """Find the oldest night that is not up to date and that a step builds on, directly or through other nights.
+
+    Args:
+        staleness: The states of all steps.
+        ds: The night.
+        step: Name of the step.
+
+    Returns:
+        The night, the step of it that is not up to date, and its state in words; None if all are up to date.
+    """
+    found, seen, waiting = None, set[tuple[str, str]](), staleness.list_starts(ds, step)
+    while waiting:
+        night, start = waiting.pop()
+        state, reason = staleness.get_state(night, start)
+        if (night, start) in seen or state in (State.DONE, State.REMOVED):
+            continue
+        seen.add((night, start))
+        if found is None or night < found[0]:
+            found = night, start, f"{STATE_TEXTS[state]}{f' ({reason})' if reason else ''}"
+        waiting += staleness.list_starts(night, start)
+    return found
+
+
 def run_step(
     settings: Settings,
     spark: SparkSession,
@@ -156,11 +181,11 @@ def run_step(
             f"`star-ctr backfill --from {start}`"
         )
 
-    if found := staleness.find_stale_start(ds, name):
+    if found := find_outdated_start(staleness, ds, name):
         night, start, why = found
         _logger.warning(
-            "%s of %s starts from %s of %s, which is stale (%s), so %s will be stale as well. To update both, run "
-            "`star-ctr backfill --from %s`", name, ds, start, night, why, ds, night,
+            "%s of %s builds on %s of %s, which %s. Its result will be stale, too. To recompute the nights since then, "
+            "run `star-ctr backfill --from %s`", name, ds, start, night, why, night,
         )  # fmt: skip
 
     def hash_outputs() -> dict[str, dict[str, str]]:

@@ -11,16 +11,16 @@ from rich.text import Text
 from star_ctr.workflows import terminal
 
 MAX_LENGTH = 200
-"""Number of characters to which a value is cut."""
+"""Maximum number of characters of a printed value."""
 
 
 def make_records_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Return a table with one line per row if the terminal is wide enough, otherwise with one line per column.
 
-    Values with more than MAX_LENGTH characters, such as lists and training records, are cut and end with `…`.
+    Values with more than MAX_LENGTH characters, such as lists and training records, are truncated and end with `…`.
     """
     columns = list(rows[0]) if rows else []
-    shown = [{name: _cut(value) for name, value in row.items()} for row in rows]
+    shown = [{name: _truncate(value) for name, value in row.items()} for row in rows]
     widths = (max(len(c), *(len(terminal.format_cell(row[c])) for row in shown)) for c in columns)
     if sum(width + 3 for width in widths) < terminal.stdout.width:
         return terminal.make_table(shown, columns)
@@ -33,7 +33,7 @@ def make_records_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def _cut(value: Any) -> Any:
+def _truncate(value: Any) -> Any:
     """Return a value whose text has at most MAX_LENGTH characters."""
     text = str(value)
     return value if len(text) <= MAX_LENGTH else f"{text[: MAX_LENGTH - 1]}…"

@@ -16,9 +16,9 @@ without days belong to later nights, so changes of its files do not make a night
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from functools import cache, cached_property
-from typing import Any
 
 from star_ctr.conf.contracts.dates import (
     UNDATED,
@@ -29,14 +29,7 @@ from star_ctr.conf.contracts.dates import (
 )
 from star_ctr.conf.contracts.fingerprint import hash_code, hash_json
 from star_ctr.conf.contracts.pipeline import STEPS, find_required_step
-from star_ctr.conf.contracts.run_id import (
-    hash_config,
-    hash_features_settings,
-    hash_ingest_settings,
-    hash_outcome_settings,
-    hash_split_settings,
-    make_run_id,
-)
+from star_ctr.conf.contracts.run_id import make_run_id
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.settings.root import Settings
 from star_ctr.conf.settings.trainer import ACCEPTED, PREVIOUS
@@ -45,6 +38,7 @@ from star_ctr.jobs.io.ingest_plan import has_log_days
 from star_ctr.jobs.registry.decisions import Decision, find_accepted_before
 from star_ctr.jobs.registry.warm_starts import find_start
 from star_ctr.workflows.journal import Entry
+from star_ctr.workflows.step_settings import hash_step_settings
 from star_ctr.workflows.step_states import STATE_TEXTS, State, describe_input
 
 
@@ -68,22 +62,21 @@ class Staleness:
         for entry in self.entries:
             self._newest[entry.key] = entry
         self._states: dict[tuple[str, str], tuple[State, str]] = {}
+        self._run_ids: dict[str, str] = {}
+        self._nights: dict[str, list[str]] = {}
+        self._filled = ""
+        """The night before which all states of `split` and `train` are known."""
 
     def list_nights(self) -> list[str]:
         """Return the nights with at least one step that has run, oldest first."""
-        return sorted({ds for ds, step, run in self._newest if run in ("", make_run_id(self.settings, ds))})
+        return sorted({ds for ds, step, run in self._newest if run in ("", self._make_run_id(ds))})
 
     def find_removed_start(self, ds: str, step: str) -> str | None:
         """Return the earlier night that a step starts from if its results were removed; None otherwise."""
-        removed = (n for n, s in self._list_starts(ds, step) if (e := self.get_entry(n, s)) and e.state == "removed")
+        removed = (n for n, s in self.list_starts(ds, step) if (e := self.get_entry(n, s)) and e.state == "removed")
         return next(removed, None)
 
-    def find_stale_start(self, ds: str, step: str) -> tuple[str, str, str] | None:
-        """Return the night and step that a step starts from if it is stale, and why; None otherwise."""
-        found = ((night, name, *self.get_state(night, name)) for night, name in self._list_starts(ds, step))
-        return next(((night, name, why) for night, name, state, why in found if state is State.STALE), None)
-
-    def _list_starts(self, ds: str, step: str) -> list[tuple[str, str]]:
+    def list_starts(self, ds: str, step: str) -> list[tuple[str, str]]:
         """Return the nights and steps that a step starts from: the vocabularies and the model that it extends."""
         start = (self._find_start_night(ds), "train")
         needed = {"split": [(self._find_vocabulary_night(ds), "split"), start], "train": [start]}.get(step, [])
@@ -91,7 +84,12 @@ class Staleness:
 
     def get_run_id(self, ds: str, step: str) -> str:
         """Return the run that a step of a night belongs to; empty for steps that all runs share."""
-        return make_run_id(self.settings, ds) if STEPS[step].per_run else ""
+        return self._make_run_id(ds) if STEPS[step].per_run else ""
+
+    def _make_run_id(self, ds: str) -> str:
+        if ds not in self._run_ids:
+            self._run_ids[ds] = make_run_id(self.settings, ds)
+        return self._run_ids[ds]
 
     def get_entry(self, ds: str, step: str) -> Entry | None:
         """Return the last entry of a step of a night; None if it has never run."""
@@ -100,6 +98,13 @@ class Staleness:
     def get_state(self, ds: str, step: str) -> tuple[State, str]:
         """Return the state of a step of a night, and the reason for it (empty if the step is done)."""
         if (ds, step) not in self._states:
+            # If nights build on each other, compute the oldest first: a recursion over a year of nights would exceed
+            # Python's limit.
+            first, self._filled = self._filled, max(self._filled, ds)
+            nights = [night for night in self._list_nights("train") if first <= night < ds]
+            for key in [(night, name) for night in nights for name in ("split", "train")]:
+                if key not in self._states and self.list_starts(ds, "split"):
+                    self._states[key] = self._compute_state(*key)
             self._states[ds, step] = self._compute_state(ds, step)
         return self._states[ds, step]
 
@@ -159,10 +164,17 @@ class Staleness:
 
         Includes nights on which the step failed or was killed: night `ds` should have started from their results.
         """
-        return max(
-            (e.ds for e in self.entries if e.step == step and e.ds < ds and self._has_this_configuration(e)),
-            default=None,
-        )
+        nights = self._list_nights(step)
+        number = bisect_left(nights, ds)
+        return nights[number - 1] if number else None
+
+    def _list_nights(self, step: str) -> list[str]:
+        """Return the nights that have run a step, oldest first."""
+        if step not in self._nights:
+            self._nights[step] = sorted(
+                {e.ds for e in self.entries if e.step == step and self._has_this_configuration(e)}
+            )
+        return self._nights[step]
 
     def _has_this_configuration(self, entry: Entry) -> bool:
         return entry.run_id == self.get_run_id(entry.ds, entry.step)
@@ -180,7 +192,7 @@ class Staleness:
             `STEP of NIGHT` (steps that it depends on, and for `train` and `reference` the earlier scores that calibrate
             the model).
         """
-        hashes = {"settings": self._hash_settings(ds, step), "code": _hash_step_code(step)}
+        hashes = {"settings": hash_step_settings(self.settings, ds, step), "code": _hash_step_code(step)}
         if step == "ingest":
             days = list_window_days(self.settings, ds)
             for name, files in self.log_files.items():
@@ -236,25 +248,6 @@ class Staleness:
             return start.hash_numbers() if step == "split" else start.hash_weights()
         except UserError:  # the step raises it, too
             return f"{self.settings.trainer.warm_start} cannot be used"
-
-    def _hash_settings(self, ds: str, step: str) -> str:
-        match step:
-            case "ingest":
-                return hash_ingest_settings(self.settings)
-            case "features":
-                stored_with_labels = (self.settings.logs.impressions.weight, hash_outcome_settings(self.settings))
-                more = [found for found in stored_with_labels if found]
-                return hash_json([hash_features_settings(self.settings), self.settings.window.days, *more])
-            case "split":
-                return hash_split_settings(self.settings)
-            case "gate":
-                return hash_json(self.settings.gate.model_dump(mode="json", exclude={"publish"}))
-        parts: list[Any] = [hash_config(self.settings), self.settings.trainer.seed]
-        if step == "reference":
-            # A change of `every_nights` makes only the nights stale that gain or lose a reference.
-            reference = self.settings.reference
-            parts.append(reference.window_days if reference and reference.is_due(ds) else None)
-        return hash_json([*parts, self.settings.evaluate.model_dump(mode="json")] if step == "evaluate" else parts)
 
     @cached_property
     def log_files(self) -> dict[str, list[log_files.LogFile]]:

@@ -236,7 +236,8 @@ def make_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], title:
         justify: Literal["right", "left"] = "right" if has_numbers else "left"
         table.add_column(column, justify=justify, overflow="fold", no_wrap=column == "run_id")
     for row in rows:
-        table.add_row(*(format_cell(row.get(column)) for column in columns))
+        # Text, because brackets in values could be read as markup.
+        table.add_row(*(Text(format_cell(row.get(column))) for column in columns))
     return table
 
 

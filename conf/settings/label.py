@@ -87,7 +87,8 @@ def _expand_outcomes(given: Any) -> Any:
     """Expand outcomes that are given by their weight only, as in `{long_view: 0.3}`."""
     if isinstance(given, str | list):
         raise ValueError(
-            "give each outcome its weight or a section, such as {long_view: 0.3} or {purchase: {window_hours: 24}}"
+            "this must map each outcome to the weight of its loss or to a section, such as {long_view: 0.3} or "
+            "{purchase: {window_hours: 24}}"
         )
     if not isinstance(given, dict):
         return given

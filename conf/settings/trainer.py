@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AliasChoices, BeforeValidator, Field, model_validator
 
 from star_ctr.conf.settings.base import DomainName, SettingsModel
 
@@ -18,7 +18,7 @@ def _check_warm_start(given: Any) -> Any:
     """Raise `ValueError` for a value that cannot be the id of a run, all of which contain hyphens."""
     if given is None or given in (PREVIOUS, ACCEPTED) or (isinstance(given, str) and "-" in given):
         return given
-    raise ValueError(f"write `{PREVIOUS}`, `{ACCEPTED}`, or a run_id of the table `runs` (got `{given}`)")
+    raise ValueError(f"this must be `{PREVIOUS}`, `{ACCEPTED}` or a run_id of the table `runs` (got `{given}`)")
 
 
 SamplingRate = Annotated[float, Field(gt=0, le=1)]
@@ -149,14 +149,15 @@ class CalibrationSettings(TrainerGroup):
     )
     method: Literal["none", "bias", "platt", "isotonic"] = Field(
         "bias",
-        description="calibration of predictions on the scores that the models of earlier nights gave to their test "
-        "days: `bias` shifts the logits of each domain, `platt` also changes their slope, `isotonic` shifts them and "
-        "applies a monotone map; `none`: no such calibration",
+        validation_alias=AliasChoices("method", "earlier_scores"),  # the second one is the name in earlier versions
+        description="map that is fitted on the scores that the models of earlier nights gave to their test days: "
+        "`bias` shifts the logits of each domain, `platt` also changes their slope, `isotonic` shifts them and applies "
+        "a monotone map; `none`: no map (normalization statistics and output biases are calibrated anyway)",
     )
     earlier_nights: int = Field(
         7,
         ge=1,
-        description="number of test days whose scores `method` uses: the newest with final labels",
+        description="number of earlier test days to calibrate on: the newest ones whose labels are final",
     )
 
 

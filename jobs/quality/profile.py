@@ -20,7 +20,7 @@ from star_ctr.conf.settings.label import LabelFromClicks
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.point_in_time.attributes import name_match_column
 from star_ctr.features.point_in_time.attribution import EARLY as EARLY_CLICK
-from star_ctr.features.point_in_time.attribution import MATCHED, REPEATED, name_event_status
+from star_ctr.features.point_in_time.attribution import MATCHED, ORPHAN, name_event_status
 from star_ctr.jobs.io.delta_rows import make_any_condition
 from star_ctr.jobs.io.warehouse import LedgerEntry, WarehouseTables
 from star_ctr.jobs.quality.measures import (
@@ -166,7 +166,7 @@ def _count_by_status(entries: Iterable[LedgerEntry], days: Collection[str]) -> I
 def measure_events(outcome: str, events: Iterable[LedgerEntry], days: Collection[str]) -> list[Measure]:
     """Count the events of a further outcome that belong to an impression, by day.
 
-    Unlike a repeated click, a repeated event counts as matched: many users buy more than one item.
+    Events that do not set an outcome, because they are repeated, late or early, belong to an impression nevertheless.
 
     Args:
         outcome: The name of the outcome.
@@ -178,8 +178,8 @@ def measure_events(outcome: str, events: Iterable[LedgerEntry], days: Collection
     """
     found = []
     for ds, by_status in _count_by_status(events, days):
-        matched = sum(by_status.get(name_event_status(status), 0) for status in (MATCHED, REPEATED))
-        found.append(Measure(ds, "events", outcome, MATCH, sum(by_status.values()), matched))
+        total, orphans = sum(by_status.values()), by_status.get(name_event_status(ORPHAN), 0)
+        found.append(Measure(ds, "events", outcome, MATCH, total, total - orphans))
     return found
 
 
@@ -297,7 +297,7 @@ def describe_matches(settings: Settings, ds: str) -> list[str]:
     """
     lines = []
     for found in sorted(read_day(settings, ds, [MATCH])):
-        what, key = f"rows matched `{found.name}`", f"logs.{found.name}.key"
+        what, key = f"impressions matched `{found.name}`", f"logs.{found.name}.key"
         if found.log in ("clicks", "events"):
             events = "clicks" if found.log == "clicks" else f"events of `label.also.{found.name}`"
             what, key = f"{events} matched an impression", f"logs.{found.log}.impression"

@@ -122,7 +122,7 @@ def _replace_vectors(rows: DataFrame, vectors: Mapping[str, Vector], stored: Map
     for column, start in starts.items():
         is_vector = get_column(stored[column]).isNotNull()
         unparsable = name_unparsable(stored[column])
-        # The length is the most frequent mistake.
+        # A wrong length is the most frequent mistake.
         counted = F.concat(get_column(f"_count_{column}"), F.lit(" elements: "), get_column(start))
         shown = F.when(is_vector, get_column(start)).when(get_column(unparsable).isNotNull(), counted)
         rows = rows.withColumn(NUMBER_PREFIX + column, F.when(is_vector, F.lit(1.0)))

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from star_ctr.conf.settings.label import LabelFromClicks
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.quality.sample import Sample
 
@@ -46,18 +47,23 @@ def describe_matches(settings: Settings, samples: Mapping[str, Sample]) -> Itera
         if len(clicks):
             yield "clicks", list(_find_click_problems(settings, impressions, clicks)), []
     if "events" in samples and samples["events"].is_whole:
-        yield "events", *_describe_events(settings, impressions, _select_good(samples["events"]))
+        # An event may belong to an impression that is left out on purpose.
+        yield "events", *_describe_events(settings, samples["impressions"].rows, _select_good(samples["events"]))
 
 
-def compute_click_rates(samples: Mapping[str, Sample]) -> dict[str, float]:
+def compute_click_rates(settings: Settings, samples: Mapping[str, Sample]) -> dict[str, float]:
     """Compute the approximate click rate of each domain from the samples of the impressions and of a click log.
 
     Args:
+        settings: The settings of the data set.
         samples: The samples by log.
 
     Returns:
-        The share of the impressions with a click, by domain; empty if one of the samples is missing or not whole.
+        The share of the impressions with a click, by domain; empty if labels do not come from clicks, or if one of the
+        samples is missing or not whole.
     """
+    if not isinstance(settings.label, LabelFromClicks):
+        return {}
     if not all(name in samples and samples[name].is_whole for name in ("impressions", "clicks")):
         return {}
     impressions, clicks = (_select_good(samples[name]) for name in ("impressions", "clicks"))
@@ -90,38 +96,53 @@ def _describe_attributes(impressions: pa.Table, key: str, rows: pa.Table, name: 
 def _describe_events(settings: Settings, impressions: pa.Table, events: pa.Table) -> tuple[list[str], list[str]]:
     """Return the problems and the warnings of the events of further outcomes.
 
-    The impression of an event may have been shown before the first sampled day. So only events that are at least one
-    attribution window younger are matched.
+    Args:
+        settings: The settings of the data set.
+        impressions: The sampled impressions, also those that are left out.
+        events: The valid sampled events.
     """
-    problems, warnings = [], []
-    first = min(impressions["ds"].to_pylist())
+    problems: list[str] = []
+    warnings: list[str] = []
+    impressions = impressions.filter(pc.is_valid(impressions["impression_id"]))
+    shown = impressions.group_by("impression_id").aggregate([("ts", "min")])
+    on_sampled_days = pc.is_in(events["ds"], value_set=impressions["ds"].unique())
     for name, outcome in settings.label.outcome_events.items():
         event, where = outcome.event or name, f"label.also.{name}"
-        own = events.filter(pc.equal(events["event"], event))
+        own = events.filter(pc.and_(pc.equal(events["event"], event), on_sampled_days))
         if not len(own):
             found = ", ".join(sorted({text for text in events["event"].to_pylist() if text})[:_NAMED])
-            problems.append(
-                f"{where}: logs.events has no event `{event}` (found: {found or 'no events'}); set {where}.event"
+            warnings.append(
+                f"{where}: no event `{event}` on the sampled days of logs.events (found: {found or 'no events'}); "
+                f"check {where}.event"
             )
             continue
+        same_ids = (
+            "check that logs.events.impression and logs.impressions.id contain the same ids (for example "
+            f"`{own['impression_id'][0].as_py()}` and `{impressions['impression_id'][0].as_py()}`)"
+        )
+        # The impression of an event may have been shown before the first sampled day. So only events after the first
+        # attribution window of the sample must have one.
         days = math.ceil(outcome.window_hours / 24)
-        since = (dt.date.fromisoformat(first) + dt.timedelta(days=days)).isoformat()
-        own = own.filter(pc.and_(pc.greater_equal(own["ds"], since), pc.is_in(own["ds"], impressions["ds"].unique())))
-        if not len(own):
-            continue
-        shown = impressions.group_by("impression_id").aggregate([("ts", "min")])
+        since = (dt.date.fromisoformat(min(impressions["ds"].to_pylist())) + dt.timedelta(days=days)).isoformat()
+        is_settled = pc.greater_equal(own["ds"], since)
+        settled, has_impression = (
+            own.filter(is_settled),
+            pc.is_in(own["impression_id"], value_set=shown["impression_id"]),
+        )
+        share = pc.mean(has_impression.filter(is_settled).cast(pa.float64())).as_py()
         joined = own.select(["impression_id", "ts"]).join(shown, "impression_id", join_type="inner")
-        if len(joined) < _LOW * len(own):
+        if not len(joined):
+            texts = problems if len(settled) else warnings
+            texts.append(f"{where}: none of the {len(own):,} events `{event}` matches an impression; {same_ids}")
+        elif share is not None and share < _LOW:
             warnings.append(
-                f"only {len(joined) / len(own):.0%} of the {len(own):,} events `{event}` have an impression; check "
-                f"that logs.events.impression and logs.impressions.id contain the same ids (for example "
-                f"`{own['impression_id'][0].as_py()}` and `{impressions['impression_id'][0].as_py()}`)"
+                f"{where}: only {share:.0%} of the {len(settled):,} events `{event}` match an impression; {same_ids}"
             )
         early = pc.sum(pc.less(joined["ts"], joined["ts_min"])).as_py() or 0
         if early > settings.checks.max_early_clicks * len(joined):
             warnings.append(
-                f"{early:,} of {len(joined):,} events `{event}` come before their impression and do not count; set "
-                "`zone` of logs.events.time or logs.impressions.time"
+                f"{where}: {early:,} of {len(joined):,} events `{event}` precede their impression and are ignored; "
+                "check `zone` of logs.events.time and logs.impressions.time"
             )
     return problems, warnings
 

@@ -212,16 +212,16 @@ def _describe_unparsable(
     given = len(values) - values.null_count
     if not len(bad):
         return
-    example = f"not {what}, such as `{str(bad[0].as_py())[: 2 * _EXAMPLE_LENGTH]}`"
+    example = f"`{str(bad[0].as_py())[: 2 * _EXAMPLE_LENGTH]}`"
     if len(bad) > settings.checks.max_unparsable * given:
         report.problems.append(
             f"features.{feature.name}: {len(bad) / given:.0%} of the values of `{column}` (type "
-            f"{sample.types[column]}) are {example}; {remedy}"
+            f"{sample.types[column]}) are not {what}, such as {example}; {remedy}"
         )
     else:
         report.warnings.append(
-            f"features.{feature.name}: {len(bad):,} of {given:,} values of `{column}` are {example}; they count as "
-            "missing"
+            f"features.{feature.name}: {len(bad):,} of {given:,} values of `{column}` are not {what} (example: "
+            f"{example}), so they count as missing"
         )
 
 

@@ -166,7 +166,7 @@ def describe_recipe(settings: Settings, ds: str) -> list[str]:
     used = settings.model_dump(mode="json")
     values = {key: reduce(getitem, key.split("."), used) for key in recipe.settings}
     size = describe_size(recipe.size)
-    return [f"settings with the recipe of {recipe.ds} for {size}: {format_settings(values)}"]
+    return [f"settings, with the recipe chosen on {recipe.ds} for {size}: {format_settings(values)}"]
 
 
 def describe_size_change(settings: Settings, rows: int) -> list[str]:

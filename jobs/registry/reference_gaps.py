@@ -16,7 +16,7 @@ from star_ctr.jobs.io.delta_rows import make_any_condition, read_rows
 
 ATTEMPT, REFERENCE_ATTEMPT, TRAINING_DAYS = "attempt", "reference_attempt", "training_days"
 """Columns of the comparison with a reference: both attempts, and the number of training days of the reference."""
-NOT_COMPARABLE = "PCOC is not comparable: the reference was not calibrated on earlier scores"
+NOT_COMPARABLE = "PCOC and log loss are not comparable: only one of the two models was calibrated on earlier scores"
 """Note on a gap whose run is returned by `find_uncalibrated_runs`."""
 Row = Mapping[str, Any]
 
@@ -42,9 +42,9 @@ def read_gaps(settings: Settings, attempts: Mapping[str, int | None]) -> list[di
 
 
 def find_uncalibrated_runs(settings: Settings, gaps: Sequence[Row]) -> set[str]:
-    """Return the runs that were calibrated on earlier scores, but whose references were not.
+    """Return the runs of which only the run or only the reference was calibrated on earlier scores.
 
-    Their gaps in PCOC only show this difference. The first references have no earlier scores.
+    Their gaps in PCOC and log loss mainly show this difference. The first references have no earlier scores.
 
     Args:
         settings: The settings, with the warehouse.
@@ -57,7 +57,8 @@ def find_uncalibrated_runs(settings: Settings, gaps: Sequence[Row]) -> set[str]:
     records = {(row["run_id"], row["attempt"]): json.loads(row["record"]) for row in rows}
     # Records of earlier versions do not have the key, so it is not known whether the model was calibrated.
     maps = {key: record["calibration_maps"] for key, record in records.items() if "calibration_maps" in record}
-    return {night[0] for night, reference in pairs if maps.get(night) and maps.get(reference, True) is None}
+    known = [pair for pair in pairs if all(key in maps for key in pair)]
+    return {night[0] for night, reference in known if bool(maps[night]) != bool(maps[reference])}
 
 
 def describe_reference(gap: Row) -> str:
@@ -66,21 +67,21 @@ def describe_reference(gap: Row) -> str:
     return f"a model trained from scratch on {days} {'day' if days == 1 else 'days'}"
 
 
-def describe_gap(gap: Row, is_pcoc_comparable: bool = True) -> str:
+def describe_gap(gap: Row, has_same_calibration: bool = True) -> str:
     """Describe a gap in one line: the differences in all metrics, and the interval of GAUC.
 
     Args:
         gap: A row of `read_gaps`.
-        is_pcoc_comparable: Whether the run is none of those that `find_uncalibrated_runs` returns.
+        has_same_calibration: False if `find_uncalibrated_runs` returns the run.
 
     Returns:
-        The description, with a note if PCOC is not comparable.
+        The description, with a note if PCOC and log loss are not comparable.
     """
     values = {"GAUC": "gauc", "AUC": "auc", "PCOC": "pcoc", "log loss": "log_loss"}
     parts = [
         f"{name} {gap[key]:+.4f}{_format_interval(gap, key)}" for name, key in values.items() if gap[key] is not None
     ]
-    note = "" if is_pcoc_comparable else f". {NOT_COMPARABLE}"
+    note = "" if has_same_calibration else f". {NOT_COMPARABLE}"
     return f"{', '.join(parts)} compared with {describe_reference(gap)}{note}"
 
 

@@ -147,7 +147,7 @@ def _add_gaps(
 ) -> list[dict[str, Any]]:
     """Add the difference from the reference of each night to rows of the result."""
     gaps = read_gaps(settings, {row["run_id"]: row.get("attempt") for row in metrics})
-    uncalibrated = find_uncalibrated_runs(settings, gaps) if metric == "pcoc" else set()
+    uncalibrated = find_uncalibrated_runs(settings, gaps) if metric in ("pcoc", "log_loss") else set()
     known = {(gap["run_id"], gap["domain"]): gap for gap in gaps}
     keys = {"gap": metric, "gap_low": f"{metric}_low", "gap_high": f"{metric}_high"}
     found = []

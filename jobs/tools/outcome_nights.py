@@ -13,7 +13,7 @@ from star_ctr.conf.contracts.run_id import make_run_id
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.io.day_records import DayRecords
 from star_ctr.jobs.io.delta_rows import quote_literal, read_rows
-from star_ctr.jobs.io.label_records import OUTCOMES_CLOSE
+from star_ctr.jobs.io.label_records import AS_OF, OUTCOMES_CLOSE
 from star_ctr.jobs.io.label_records import PART as LABELS
 
 _NAMED = 5
@@ -64,14 +64,24 @@ def explain_missing_nights(
         return ""
     newest, closing = max(evaluated), _find_closing_nights(settings, outcome, missing)
     still_open = [night for night in missing if closing[night] > newest]
-    others = [night for night in missing if night not in still_open]
+    records = DayRecords(settings).read(LABELS)
+    # If an older night was run again, its labels are those that were known on that night.
+    reopened = [
+        night
+        for night in missing
+        if night not in still_open and night in records and closing[night] > records[night].outputs.get(AS_OF, night)
+    ]
+    others = [night for night in missing if night not in (*still_open, *reopened)]
     parts = []
     if still_open:
         event, is_one = settings.label.outcome_events[outcome], len(still_open) == 1
+        computed = "its metrics" if is_one else "the first of their metrics"
         parts.append(
-            f"{_join(still_open)} {'follows when its' if is_one else 'follow when their'} attribution windows of "
-            f"{event.window_hours:g} h have closed, from night {min(closing[night] for night in still_open)} on"
+            f"the attribution windows ({event.window_hours:g} h) of {_join(still_open)} are still open; night "
+            f"{min(closing[night] for night in still_open)} computes {computed}"
         )
+    if reopened:
+        parts.append(f"the labels of {_join(reopened)} are open again; the next night computes them and their metrics")
     if others:
         parts.append(
             f"{_join(others)} {'was' if len(others) == 1 else 'were'} evaluated without metrics of {outcome}; "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from star_ctr.conf.contracts.encoded_row import TEST, TRAIN, TRAIN_DAY, Layout, SplitPartition
 from star_ctr.conf.contracts.fingerprint import hash_json
@@ -69,7 +69,10 @@ class TrainingJob(SettingsModel):
     trainer: TrainerSettings
     settings: dict[str, Any]
     start: WarmStart | None = None
-    calibration_maps: CalibrationMaps | None = None
+    calibration_maps: CalibrationMaps | None = Field(
+        None,
+        validation_alias=AliasChoices("calibration_maps", "score_maps"),  # the second one is that of earlier versions
+    )
     outcome_weights: dict[str, float] = Field(default_factory=dict)
 
     @property

@@ -156,6 +156,10 @@ def test_folders_that_delta_tables_do_not_support_are_an_error(tmp_path: Path, n
     assert load("demo", [f"paths.warehouse='{tmp_path}/My Ads (50%) #1+ü?:{{x}}/w'"])
 
 
+def test_an_earlier_name_of_a_setting_is_accepted() -> None:
+    assert load("demo", ["trainer.calibration.earlier_scores=platt"]).trainer.calibration.method == "platt"
+
+
 def test_one_wrong_zone_is_one_error() -> None:
     assert problem("zone=Europe/Berln").count("is not a time zone") == 1
 
@@ -173,9 +177,12 @@ def test_errors_of_overrides_name_the_override() -> None:
         ("logs.impressions=3", "logs.impressions: this must be a mapping of settings"),
         ("checks.max_quarantined=2", "checks.max_quarantined: this must be at most 1 (got `2`)"),
         ("features=[]", "features: this list needs at least 1 item(s)"),
-        ("trainer.warm_start=true", "trainer.warm_start: write `previous`, `accepted`, or a run_id"),
+        ("trainer.warm_start=true", "trainer.warm_start: this must be `previous`, `accepted` or a run_id"),
         ("trainer.warm_start=last", "or a run_id of the table `runs` (got `last`)"),
-        ("label.also=[order]", "label.also: give each outcome its weight or a section, such as {long_view: 0.3}"),
+        (
+            "label.also=[order]",
+            "label.also: this must map each outcome to the weight of its loss or to a section, such as {long_view: 0.3}",
+        ),
         (
             "features=[{name: v, kind: vector, column: items.v, length: 2, encode: [missing]}]",
             "features.v.encode: unknown key (known keys: column, dim, kind, length, name, separator)",

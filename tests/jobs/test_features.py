@@ -203,4 +203,6 @@ def test_joins_without_matches_are_reported(tmp_path: Path, spark: SparkSession)
     ingest.run(conf, spark, DS)
     features.run(conf, spark, DS)
     (line,) = describe_matches(conf, DS)
-    assert line == "0.0% of 60 rows matched `items`; check that logs.items.key has the same ids as the impressions"
+    assert (
+        line == "0.0% of 60 impressions matched `items`; check that logs.items.key has the same ids as the impressions"
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from star_ctr.conf.load import load
@@ -19,12 +19,15 @@ def make_settings(rows: int, clicks: int, domains: int) -> Settings:
     )
 
 
+@settings(deadline=None)  # loading settings takes long on a busy machine
 @given(rows=st.integers(1, 10**11), share=st.floats(0, 1), domains=st.integers(1, 2000), more=st.integers(1, 10**11))
 def test_settings_are_valid_and_batches_grow_with_the_rows(rows: int, share: float, domains: int, more: int) -> None:
     settings = make_settings(rows, int(rows * share), domains)
     assert Settings.model_validate(settings.model_dump(mode="json")) == settings
     assert 32 <= settings.trainer.batch_size <= 2000
-    assert settings.trainer.batch_size <= make_settings(rows + more, 0, domains).trainer.batch_size
+    sizes = [TrainingSize(rows=n, clicks=0, domains=domains, used_rows=n) for n in (rows, rows + more)]
+    batch_sizes = [choose_settings(size)["trainer.batch_size"] for size in sizes]
+    assert batch_sizes == sorted(batch_sizes)
     assert settings.trainer.optimizer.lr <= (settings.trainer.optimizer.domain_lr or 1) <= 0.02 or share >= 0.15
 
 
@@ -42,6 +45,10 @@ def test_few_rows_are_trained_with_small_batches_for_three_epochs() -> None:
         trainer = make_settings(rows, rows // 30, 19).trainer
         assert (trainer.batch_size, trainer.epochs) == (batch_size, epochs)
         assert trainer.optimizer.embedding_lr == (0.0002 if epochs == 3 else None)
+    frequent = make_settings(15_000, 4_000, 19).trainer
+    assert (frequent.batch_size, frequent.epochs, frequent.optimizer.embedding_lr) == (128, 2, 0.0003)
+    sampled = TrainingSize(rows=10**6, clicks=20_000, domains=3, used_rows=29_000)
+    assert "trainer.epochs" not in choose_settings(sampled), "few rows after downsampling are not few clicks"
 
 
 def test_downsampling_counts_for_sizes_but_not_for_the_click_rate() -> None:

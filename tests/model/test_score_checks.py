@@ -13,8 +13,10 @@ from star_ctr.conf.contracts.catalog import WEIGHTS_FILE
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.model import ModelSettings
 from star_ctr.model import export, offline, score_checks
+from star_ctr.model.layers.calibration_map import CalibrationMap
 from star_ctr.model.models.multi_domain import MultiDomainModel
 from star_ctr.model.predictor import Predictor
+from star_ctr.model.tensor_files import read_metadata
 from star_ctr.model.training import run
 from star_ctr.model.training.job import TrainingJob
 from star_ctr.model.training.output_biases import _solve_bias
@@ -60,10 +62,30 @@ def test_non_finite_weights_are_neither_written_nor_read(tmp_path: Path, value: 
 def test_a_model_of_another_version_is_an_error(tmp_path: Path) -> None:
     export.export(MultiDomainModel(LAYOUT, SETTINGS).eval(), SETTINGS, LAYOUT, tmp_path)
     tensors = load_file(str(tmp_path / WEIGHTS_FILE))
-    tensors["score_map.knots"] = torch.zeros(1)
+    tensors["another.weight"] = torch.zeros(1)
     save_file(tensors, str(tmp_path / WEIGHTS_FILE), metadata={"model": SETTINGS.model_dump_json()})
-    with pytest.raises(DataError, match=rf"{WEIGHTS_FILE}: its tensors are not .* another version of star-ctr"):
+    with pytest.raises(DataError, match=rf"{WEIGHTS_FILE}: its tensors do not match .* another version of star-ctr"):
         Predictor(tmp_path)
+
+
+def test_a_calibration_map_with_its_earlier_name_is_loaded(tmp_path: Path) -> None:
+    model = MultiDomainModel(LAYOUT, SETTINGS).eval()
+    model.calibration_map = CalibrationMap.from_maps([([0.0], [0.7], [0.0, 0.0])] * model.domains)
+    export.export(model, SETTINGS, LAYOUT, tmp_path)
+    rows = (
+        np.zeros((3, LAYOUT.int_count), np.int32),
+        np.zeros((3, LAYOUT.float_count), np.float32),
+        np.ones(3, np.int32),
+    )
+    expected = Predictor(tmp_path).predict(*rows)
+    metadata = read_metadata(tmp_path / WEIGHTS_FILE)
+    tensors = load_file(str(tmp_path / WEIGHTS_FILE))
+    renamed = {name.replace("calibration_map.", "score_map."): tensor for name, tensor in tensors.items()}
+    assert renamed.keys() != tensors.keys()
+    save_file(renamed, str(tmp_path / WEIGHTS_FILE), metadata=metadata)
+    assert np.array_equal(Predictor(tmp_path).predict(*rows), expected)
+    with pytest.raises(ValueError, match="3 rows of integers, 3 of numbers and 2 domains"):
+        Predictor(tmp_path).predict(rows[0], rows[1], rows[2][:2])
 
 
 def test_non_finite_running_statistics_are_not_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

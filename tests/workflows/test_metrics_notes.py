@@ -15,7 +15,7 @@ from star_ctr.conf.contracts.run_id import make_reference_run_id
 from star_ctr.conf.errors import DataError, UserError
 from star_ctr.conf.load import load
 from star_ctr.jobs.io.day_records import DayRecord, DayRecords
-from star_ctr.jobs.io.label_records import OUTCOMES_CLOSE, PART
+from star_ctr.jobs.io.label_records import AS_OF, OUTCOMES_CLOSE, PART
 from star_ctr.workflows.cli import app
 from tests.workflows.synthetic_nights import SyntheticNights
 
@@ -74,13 +74,14 @@ def test_the_title_names_the_outcome_and_a_line_the_nights_that_follow(outcomes:
     shown = outcomes.show("--outcome", "purchase")
     assert "gauc of purchase, star-pn-" in shown
     assert (
-        "2026-03-04 and 2026-03-05 follow when their attribution windows of 36 h have closed, from night 2026-03-06 on"
+        "the attribution windows (36 h) of 2026-03-04 and 2026-03-05 are still open; night 2026-03-06 computes the first of "
+        "their metrics"
     ) in shown
-    assert "2026-03-04 and 2026-03-05 follow" in outcomes.show(
+    assert "of 2026-03-04 and 2026-03-05 are still open" in outcomes.show(
         "--outcome", "purchase", "--run-id", outcomes.run(NIGHTS[2])
     )
     assert "2026-03-05" not in outcomes.show("--outcome", "purchase", "--to", NIGHTS[0])
-    assert "follow" not in outcomes.show()
+    assert "still open" not in outcomes.show()
     assert "gauc of star-pn-" in outcomes.show()
 
 
@@ -90,19 +91,19 @@ def test_the_recorded_end_of_the_windows_is_preferred(outcomes: Warehouse) -> No
     record = DayRecord("", {OUTCOMES_CLOSE: {"purchase": "2026-03-06"}})
     DayRecords(outcomes.settings).write(PART, {NIGHTS[2]: record})
     shown = outcomes.show("--outcome", "purchase")
-    assert "2026-03-05 follows when its attribution windows of 36 h have closed, from night 2026-03-06 on" in shown
+    assert "the attribution windows (36 h) of 2026-03-05 are still open; night 2026-03-06 computes its metrics" in shown
 
 
 def test_days_with_open_nights_only_are_explained(outcomes: Warehouse) -> None:
     outcomes.outcome(NIGHTS[0])
-    with pytest.raises(UserError, match=r"2026-03-05 follows when its .* from night 2026-03-07 on"):
+    with pytest.raises(UserError, match=r"of 2026-03-05 are still open; night 2026-03-07 computes its metrics"):
         outcomes.show("--outcome", "purchase", "--from", NIGHTS[2])
 
 
 def test_an_outcome_without_any_metrics_is_explained(outcomes: Warehouse) -> None:
     words = (
-        r"no metrics of purchase yet, although 3 nights have been evaluated: 2026-03-04 and 2026-03-05 follow when .*"
-        r"from night 2026-03-06 on; 2026-03-03 was evaluated without metrics of purchase; `star-ctr evaluate --ds "
+        r"no metrics of purchase yet, although 3 nights have been evaluated: the attribution windows .* of 2026-03-04 and 2026-03-05 .*"
+        r"night 2026-03-06 computes the first of their metrics; 2026-03-03 was evaluated without metrics of purchase; `star-ctr evaluate --ds "
     )
     for _ in range(2):  # without the table, then without rows of the outcome
         with pytest.raises(DataError, match=words):
@@ -113,11 +114,20 @@ def test_an_outcome_without_any_metrics_is_explained(outcomes: Warehouse) -> Non
     )
 
 
+def test_labels_that_are_open_again_are_explained(outcomes: Warehouse) -> None:
+    """An older night that runs again computes its labels as they were known on that night."""
+    closing = {NIGHTS[0]: "2026-03-05", NIGHTS[1]: "2026-03-06", NIGHTS[2]: "2026-03-07"}
+    records = {ds: DayRecord("", {OUTCOMES_CLOSE: {"purchase": closing[ds]}, AS_OF: ds}) for ds in NIGHTS}
+    DayRecords(outcomes.settings).write(PART, records)
+    with pytest.raises(DataError, match="the labels of 2026-03-03 are open again; the next night computes them"):
+        outcomes.show("--outcome", "purchase")
+
+
 def test_many_open_nights_are_summarized(tmp_path: Path) -> None:
     warehouse = Warehouse(tmp_path, *OUTCOME[:1], "label.also={purchase: {window_hours: 168}}", "window.days=7")
     for day in range(1, 8):
         warehouse.metrics(f"2026-03-0{day}")
-    with pytest.raises(DataError, match="7 nights from 2026-03-01 to 2026-03-07 follow .* from night 2026-03-08 on"):
+    with pytest.raises(DataError, match="7 nights from 2026-03-01 to 2026-03-07 are still open; night 2026-03-08"):
         warehouse.show("--outcome", "purchase")
 
 
@@ -136,7 +146,7 @@ def test_an_empty_list_of_tables_names_the_configuration(tmp_path: Path) -> None
 
 
 def test_missing_gaps_are_explained(incremental: Warehouse) -> None:
-    assert "no differences from references for ece: they exist for gauc" in incremental.show("--metric", "ece")
+    assert "no gaps for ece: they are computed for gauc" in incremental.show("--metric", "ece")
     assert "no differences" not in incremental.show("--metric", "auc")
 
 
@@ -144,7 +154,7 @@ def test_an_outcome_has_no_gaps(tmp_path: Path) -> None:
     warehouse = Warehouse(tmp_path, *INCREMENTAL, "label.also={long_view: 0.3}")
     warehouse.metrics(NIGHTS[0])
     warehouse.outcome(NIGHTS[0], "long_view")
-    words = "no differences from references for the outcome long_view"
+    words = "no gaps for the outcome long_view"
     assert words not in warehouse.show("--outcome", "long_view"), "the section is not set"
     warehouse.overrides.append("reference={}")
     assert words in warehouse.show("--outcome", "long_view")
@@ -154,22 +164,27 @@ def test_gaps_of_open_nights_are_marked(incremental: Warehouse) -> None:
     shown = incremental.show().partition("from scratch")[2]
     assert "home" not in shown, "only overall has gaps"
     assert "overall ~-0.0200* -0.0200*" in shown
-    assert "~ computed while some labels were open, and not computed again" in shown
+    assert "~ computed while some labels were open; gaps are not recomputed" in shown
 
 
 def test_gaps_in_pcoc_from_uncalibrated_references_have_no_star(incremental: Warehouse) -> None:
-    note = "03-03: PCOC is not comparable: the reference was not calibrated on earlier scores"
-    shown = incremental.show("--metric", "pcoc").partition("from scratch")[2]
-    assert "overall ~-0.0200 -0.0200*" in shown
-    assert note in shown
+    note = "03-03: PCOC and log loss are not comparable: only one of the two models was calibrated on earlier scores"
+    for metric in ("pcoc", "log_loss"):
+        shown = incremental.show("--metric", metric).partition("from scratch")[2]
+        assert "overall ~-0.0200 -0.0200*" in shown
+        assert note in shown
     assert "not comparable" not in incremental.show()
 
 
 @pytest.mark.parametrize(
     ("night", "reference", "is_comparable"),
-    [({"calibration_maps": {}}, {}, True), ({"calibration_maps": None}, {"calibration_maps": None}, True)],
+    [
+        ({"calibration_maps": {"method": "bias"}}, {}, True),
+        ({"calibration_maps": None}, {"calibration_maps": None}, True),
+        ({"calibration_maps": None}, {"calibration_maps": {"method": "bias"}}, False),
+    ],
 )
-def test_gaps_are_comparable_unless_only_the_night_was_calibrated(
+def test_gaps_are_comparable_unless_only_one_model_was_calibrated(
     tmp_path: Path, night: dict[str, Any], reference: dict[str, Any], is_comparable: bool
 ) -> None:
     warehouse = Warehouse(tmp_path, *INCREMENTAL, "reference={}")

@@ -82,7 +82,7 @@ def test_the_first_night_chooses_the_recipe_of_all_nights(
     assert set(read_states(conf).values()) == {"done"}
     assert all(row["action"] == backfill.KEPT for row in backfill.run(load(conf), spark, DAYS[2], DAYS[3]))
     assert " for 300 training rows (" in " ".join(capsys.readouterr().err.split())
-    assert re.search(r"only \d+ training steps \(trainer.batch_size=32, trainer.epochs=4\)", messages.text)
+    assert re.search(r"only \d+ training steps \(trainer.batch_size=128, trainer.epochs=4\)", messages.text)
 
     larger = recipe.size.model_copy(update={"used_rows": 1200})
     write_recipe(

@@ -20,6 +20,7 @@ from star_ctr.workflows import staleness, status
 from star_ctr.workflows.backfill import explain_why_needed
 from star_ctr.workflows.journal import Entry, Journal
 from star_ctr.workflows.lease import hold_lease, is_held
+from star_ctr.workflows.nightly import find_outdated_start
 from star_ctr.workflows.staleness import Staleness
 from star_ctr.workflows.step_states import State
 from tests import small_logs
@@ -282,14 +283,41 @@ def test_a_fitted_split_depends_on_the_run_that_training_starts_from(tmp_path: P
     warehouse.add_nights(NIGHTS[1])
     stale = warehouse.get_staleness()
     assert stale.get_state(NIGHTS[1], "split") == (State.STALE, f"split of night {NIGHTS[0]} is stale")
-    assert stale.find_stale_start(NIGHTS[1], "split") == (NIGHTS[0], "train", "split is stale")
-    assert stale.find_stale_start(NIGHTS[1], "score") is None
-    assert stale.find_stale_start(NIGHTS[0], "split") is None
+    assert find_outdated_start(stale, NIGHTS[1], "split") == (NIGHTS[0], "train", "is stale (split is stale)")
+    assert find_outdated_start(stale, NIGHTS[1], "score") is None
+    assert find_outdated_start(stale, NIGHTS[0], "split") is None
     warehouse.add_entry(NIGHTS[0], "split")
     assert warehouse.get_staleness().get_state(NIGHTS[1], "split")[1] == f"inputs changed: split of night {NIGHTS[0]}"
     for step in ("train", "split"):
         warehouse.add_entry(NIGHTS[0] if step == "train" else NIGHTS[1], step)
     assert warehouse.states(NIGHTS[1])["split"] == "done"
+
+
+def test_the_oldest_outdated_night_that_a_night_builds_on_is_found(tmp_path: Path) -> None:
+    warehouse = Warehouse(tmp_path, "trainer.warm_start=previous", "split.vocabulary=grown")
+    warehouse.add_nights(*NIGHTS)
+    first = next(e for e in warehouse.entries if (e.ds, e.step) == (NIGHTS[0], "train"))
+    inputs = dict(first.inputs)
+    first.inputs["code"] = "old"
+    assert find_outdated_start(warehouse.get_staleness(), NIGHTS[2], "train") == (
+        NIGHTS[0], "train", "is stale (inputs changed: code)",
+    )  # fmt: skip
+    first.inputs.update(inputs)
+    assert find_outdated_start(warehouse.get_staleness(), NIGHTS[2], "train") is None
+    warehouse.add_entry(NIGHTS[1], "train", state="failed")
+    assert find_outdated_start(warehouse.get_staleness(), NIGHTS[2], "train") == (NIGHTS[1], "train", "failed (broke)")
+
+
+def test_nights_that_build_on_each_other_for_years(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    warehouse = Warehouse(tmp_path, "trainer.warm_start=previous", "split.vocabulary=grown")
+    monkeypatch.setattr(Staleness, "hash_inputs", lambda *_: {})
+    nights = [(dt.date(2020, 1, 1) + dt.timedelta(days=k)).isoformat() for k in range(800)]
+    at, current = dt.datetime(2026, 3, 5, tzinfo=dt.UTC), warehouse.get_staleness()
+    for ds in nights:
+        for step in list_steps(warehouse.settings):
+            warehouse.entries.append(Entry(ds, step, current.get_run_id(ds, step), "done", at))
+    assert warehouse.get_staleness().get_state(nights[-1], "train") == (State.DONE, "")
+    assert find_outdated_start(warehouse.get_staleness(), nights[-1], "train") is None
 
 
 def test_a_split_is_stale_if_training_starts_from_another_run(warehouse: Warehouse) -> None:

@@ -103,7 +103,7 @@ def test_nights_with_vectors(tmp_path: Path, spark: SparkSession) -> None:
     assert f"are not vectors of {LENGTH - 1} numbers, such as `{LENGTH} elements: " in problems[0]
     reports = check.run(load(conf, SETTINGS), spark)
     assert not [line for report in reports for line in report["problems"]]
-    assert any("they count as missing" in line for report in reports for line in report["warnings"])
+    assert any("so they count as missing" in line for report in reports for line in report["warnings"])
 
     settings = load(conf, [*SETTINGS, "checks.max_unparsable=0.6"])
     for step in (ingest, features, split):

@@ -64,8 +64,8 @@ def explain(
     warehouse = Warehouse(settings.paths)
     if not warehouse.list_finished_runs():
         raise UserError(f"{warehouse.models}: no finished run yet; run `star-ctr nightly --conf {conf}` first")
-    if run_id or ds:
-        # Before Spark starts, which takes many seconds.
+    if (run_id or ds) and not wait:  # another command may be training the run
+        # Check this first, because starting Spark is slow.
         get_published_attempt(warehouse, run_id or make_run_id(settings, check_day(ds or "")))
     _, found = with_spark(
         "explain", conf, set, lambda s, spark: job.run(s, spark, ds, run_id, rows), writes=True, wait=wait

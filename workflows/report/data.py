@@ -58,7 +58,7 @@ class ReportData:
         jumps: The measures of the data of this night that deviate from earlier days.
         gaps: Rows of `differences` over all domains: the models of this night and of earlier nights minus their
             references. Contains at most `NIGHTS` nights, oldest first.
-        is_pcoc_gap_comparable: Whether the newest reference in `gaps` was calibrated as the night's run was.
+        has_same_calibration: Whether the newest reference in `gaps` was calibrated as the night's run was.
     """
 
     settings: Settings
@@ -78,7 +78,7 @@ class ReportData:
     importance: Sequence[Row] = field(default_factory=list)
     jumps: JumpList = field(default_factory=lambda: JumpList([], 0, 0))
     gaps: Sequence[Row] = field(default_factory=list)
-    is_pcoc_gap_comparable: bool = True
+    has_same_calibration: bool = True
 
     @property
     def metrics(self) -> dict[str, Row]:
@@ -167,7 +167,7 @@ def collect(settings: Settings, ds: str | None = None) -> ReportData:
         step_states=states,
         jumps=read_jumps(settings, ds),
         gaps=gaps,
-        is_pcoc_gap_comparable=not find_uncalibrated_runs(settings, gaps[-1:]),
+        has_same_calibration=not find_uncalibrated_runs(settings, gaps[-1:]),
     )
 
 

@@ -52,7 +52,8 @@ def _render_overview(outcomes: dict[str, dict[str, dict[str, Row]]]) -> str:
     head += '<th class="thin"><span class="hidden">GAUC over the nights</span></th>'
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
     note = (
-        "The newest night on which each outcome is final, over all domains. Changes are relative to the previous night."
+        "Metrics over all domains, on the newest night on which each outcome is final. Changes are relative to the "
+        "previous night."
     )
     return render_section("Further outcomes", f'<div class="wide">{table}</div><p class="note">{note}</p>')
 

@@ -163,7 +163,7 @@ def render_gaps(data: ReportData) -> str:
     note = (
         "GAUC of models that continue from earlier nights, minus GAUC of models trained from scratch on more days "
         f"(section <code>reference</code>), on the same rows. {format_short_day(gaps[-1]['ds'])}: "
-        f"{escape(describe_gap(gaps[-1], data.is_pcoc_gap_comparable))}."
+        f"{escape(describe_gap(gaps[-1], data.has_same_calibration))}."
     )
     return render_section("Comparison with training from scratch", f'{plot}<p class="note">{note}</p>')
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 from star_ctr.conf.load import load
+from star_ctr.conf.settings.label import OutcomeEvents
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.cleaning.clean_log import LEFT_OUT_BY_WHERE
 from star_ctr.features.cleaning.duplicates import DUPLICATE
@@ -150,7 +151,7 @@ def test_a_few_values_that_are_not_numbers_are_a_warning(conf: Settings) -> None
     report = describe(conf, sample)
     assert report.problems == []
     assert report.warnings == [
-        "features.slot: 3 of 180 values of `slot` are not numbers, such as `x`; they count as missing"
+        "features.slot: 3 of 180 values of `slot` are not numbers (example: `x`), so they count as missing"
     ]
 
 
@@ -243,7 +244,8 @@ def test_matches(conf: Settings) -> None:
         assert not list(describe_matches(conf, {"impressions": impressions, "clicks": part}))
 
 
-def test_click_rates_of_a_click_log() -> None:
+def test_click_rates_of_a_click_log(conf: Settings) -> None:
+    clicked = load("demo")
     impressions = make_sample()
     domains = impressions.rows["domain"].to_pylist()
     ids = [f"v{k}" for k in range(0, 2 * N, 5)]
@@ -256,9 +258,10 @@ def test_click_rates_of_a_click_log() -> None:
         name: np.mean([k % 5 == 0 for k, domain in enumerate(domains[: 2 * N]) if domain == name])
         for name in ("search", "home")
     }
-    assert compute_click_rates({"impressions": impressions, "clicks": clicks}) == pytest.approx(expected)
-    assert compute_click_rates({"impressions": impressions, "clicks": clicks._replace(is_whole=False)}) == {}
-    assert compute_click_rates({"impressions": impressions}) == {}
+    assert compute_click_rates(clicked, {"impressions": impressions, "clicks": clicks}) == pytest.approx(expected)
+    assert compute_click_rates(clicked, {"impressions": impressions, "clicks": clicks._replace(is_whole=False)}) == {}
+    assert compute_click_rates(clicked, {"impressions": impressions}) == {}
+    assert compute_click_rates(conf, {"impressions": impressions, "clicks": clicks}) == {}, "the label is a column"
 
 
 def test_matches_of_events(tmp_path: Path) -> None:
@@ -269,23 +272,42 @@ def test_matches_of_events(tmp_path: Path) -> None:
         "event": "what",
         "time": {"column": "at", "unit": "timestamp"},
     }
-    label = {"column": "clk", "also": {"order": {"window_hours": 24}}}
-    conf = settings(tmp_path, logs={"events": log}, window={"days": 3}, label=label)
-    impressions = make_sample()
+    given = {"column": "clk", "also": {"order": {"window_hours": 24}}}
+    conf = settings(tmp_path, logs={"events": log}, window={"days": 3}, label=given)
+    label, impressions = conf.label, make_sample()
     ids = [f"v{k}" for k in range(N * len(DAYS))]
     days = [DAYS[k // N] for k in range(len(ids))]
     shown = dict(zip(impressions.rows["impression_id"].to_pylist(), impressions.rows["ts"].to_pylist(), strict=True))
     times = [shown[name] + HOUR // 2 for name in ids]
     unknown = [f"x{name}" if day > DAYS[0] else name for name, day in zip(ids, days, strict=True)]
     old = [name if day > DAYS[0] else f"x{name}" for name, day in zip(ids, days, strict=True)]
+    none = [f"x{name}" for name in ids]
+    early = [t - HOUR for t in times]
+    unmatched = "label.also.order: none of the 180 events `order` matches an impression"
     cases = [
-        ("order", ids, times, [], []),
-        ("order", old, times, [], []),
-        ("buy", ids, times, ["label.also.order: logs.events has no event `order` (found: buy)"], []),
-        ("order", unknown, times, [], ["only 0% of the "]),
-        ("order", ids, [t - HOUR for t in times], [], [" events `order` come before their impression"]),
+        (24, "order", ids, times, [], []),
+        (24, "order", old, times, [], []),
+        (
+            24,
+            "buy",
+            ids,
+            times,
+            [],
+            ["label.also.order: no event `order` on the sampled days of logs.events (found: buy)"],
+        ),
+        (24, "order", unknown, times, [], ["label.also.order: only 0% of the "]),
+        (24, "order", none, times, [unmatched], []),
+        (24, "order", ids, early, [], [" events `order` precede their impression"]),
+        (168, "order", unknown, times, [], []),
+        (168, "order", none, times, [], [unmatched]),
+        (168, "order", ids, early, [], [" events `order` precede their impression"]),
     ]
-    for event, names, at, problems, warnings in cases:
+    left_out = [LEFT_OUT_BY_WHERE if k % 3 else None for k in range(len(ids))]
+    for hours, event, names, at, problems, warnings in cases:
+        conf = conf.model_copy(
+            update={"label": label.model_copy(update={"also": {"order": OutcomeEvents(window_hours=hours)}})}
+        )
+        impressions = make_sample(reason=left_out)
         columns = {"event": [event] * len(ids), "impression_id": names, "ts": at, "ds": days}
         rows = pa.table({**columns, "reason": pa.nulls(len(ids), pa.string())})
         events = Sample(rows, {}, {}, 1, True)

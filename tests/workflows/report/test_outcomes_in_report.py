@@ -61,5 +61,5 @@ def test_a_reference_that_was_not_calibrated_has_a_note(tmp_path: Path, is_calib
     for name, found in ((run, maps), (make_reference_run_id(run), maps if is_calibrated else None)):
         record = json.dumps({"calibration_maps": found})
         warehouse.write("runs", [{"run_id": name, "attempt": 1, "record": record, "max_score_difference": 0.0}])
-    note = "PCOC is not comparable: the reference was not calibrated on earlier scores."
+    note = "PCOC and log loss are not comparable: only one of the two models was calibrated on earlier scores."
     assert (note in words(quality.render_gaps(collect(warehouse.settings)))) != is_calibrated
