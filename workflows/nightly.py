@@ -27,7 +27,7 @@ from star_ctr.jobs.io.table_catalog import create_database, register_tables
 from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.quality.day_checks import describe_quarantine, describe_unread_days
 from star_ctr.jobs.quality.jump_list import describe_jumps
-from star_ctr.jobs.quality.profile import describe_matches
+from star_ctr.jobs.quality.match_rates import describe_matches
 from star_ctr.jobs.registry.recipes import describe_recipe, ensure_recipe
 from star_ctr.model.training.callbacks.checkpoints_and_sigterm import StoppedError
 from star_ctr.workflows.interrupts import raise_interrupts

@@ -6,7 +6,7 @@ module counts them by day in the table `profile`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import partial, reduce
 from typing import NamedTuple
 
@@ -19,19 +19,16 @@ from star_ctr.conf.settings.features import Categorical, Numeric, Vector
 from star_ctr.conf.settings.label import LabelFromClicks
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.point_in_time.attributes import name_match_column
-from star_ctr.features.point_in_time.attribution import EARLY as EARLY_CLICK
-from star_ctr.features.point_in_time.attribution import MATCHED, ORPHAN, name_event_status
 from star_ctr.jobs.io.delta_rows import make_any_condition
 from star_ctr.jobs.io.warehouse import LedgerEntry, WarehouseTables
+from star_ctr.jobs.quality.match_rates import measure_clicks, measure_events
 from star_ctr.jobs.quality.measures import (
     CLICKED,
     DOMAIN,
-    EARLY,
     MATCH,
     UNPARSABLE,
     UNSEEN,
     Measure,
-    read_day,
     write_measures,
 )
 
@@ -153,46 +150,6 @@ def measure_domains(settings: Settings, domains: Iterable[DomainCount], clicks: 
     return found
 
 
-def _count_by_status(entries: Iterable[LedgerEntry], days: Collection[str]) -> Iterator[tuple[str, dict[str, int]]]:
-    """Yield the number of clicks or events of each day by status; days without any are left out."""
-    counts: dict[str, dict[str, int]] = {}
-    for entry in entries:
-        if entry.ds in days:
-            by_status = counts.setdefault(entry.ds, {})
-            by_status[entry.reason] = by_status.get(entry.reason, 0) + entry.rows_in
-    yield from sorted(counts.items())
-
-
-def measure_events(outcome: str, events: Iterable[LedgerEntry], days: Collection[str]) -> list[Measure]:
-    """Count the events of a further outcome that belong to an impression, by day.
-
-    Events that do not set an outcome, because they are repeated, late or early, belong to an impression nevertheless.
-
-    Args:
-        outcome: The name of the outcome.
-        events: The ledger entries of its events.
-        days: The days to count.
-
-    Returns:
-        A measure per day with events.
-    """
-    found = []
-    for ds, by_status in _count_by_status(events, days):
-        total, orphans = sum(by_status.values()), by_status.get(name_event_status(ORPHAN), 0)
-        found.append(Measure(ds, "events", outcome, MATCH, total, total - orphans))
-    return found
-
-
-def measure_clicks(clicks: Iterable[LedgerEntry], days: Collection[str]) -> list[Measure]:
-    """Count clicks that match an impression, and that precede it, by day; days without clicks are left out."""
-    found = []
-    for ds, by_status in _count_by_status(clicks, days):
-        total = sum(by_status.values())
-        found.append(Measure(ds, "clicks", "clicks", MATCH, total, by_status.get(MATCHED, 0)))
-        found.append(Measure(ds, "clicks", "clicks", EARLY, total, by_status.get(EARLY_CLICK, 0)))
-    return found
-
-
 def measure_unseen(
     settings: Settings, rows: DataFrame, days: Collection[str], earlier: Collection[str]
 ) -> list[Measure]:
@@ -287,20 +244,3 @@ def check_numbers(settings: Settings, measures: Iterable[Measure]) -> None:
         f"features.{feature.name}: {worst.share:.0%} of the {worst.rows:,} values of `{worst.name}` on {worst.ds} are "
         f"not {what}, such as `{worst.example}` (checks.max_unparsable: {limit:.0%}); {remedy}"
     )
-
-
-def describe_matches(settings: Settings, ds: str) -> list[str]:
-    """Describe the match rates of day `ds`; needs no Spark.
-
-    Returns:
-        One line per join.
-    """
-    lines = []
-    for found in sorted(read_day(settings, ds, [MATCH])):
-        what, key = f"impressions matched `{found.name}`", f"logs.{found.name}.key"
-        if found.log in ("clicks", "events"):
-            events = "clicks" if found.log == "clicks" else f"events of `label.also.{found.name}`"
-            what, key = f"{events} matched an impression", f"logs.{found.log}.impression"
-        warning = f"; check that {key} has the same ids as the impressions" if found.share < 0.5 else ""
-        lines.append(f"{found.share:.1%} of {found.rows:,} {what}{warning}")
-    return lines

@@ -12,7 +12,7 @@ from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs import features, ingest
 from star_ctr.jobs.io.warehouse import WarehouseTables
-from star_ctr.jobs.quality.profile import describe_matches
+from star_ctr.jobs.quality.match_rates import describe_matches
 from tests.jobs.messy_logs import DAYS, DS, settings, views, write_days
 
 
