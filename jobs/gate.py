@@ -141,7 +141,7 @@ def _decide(
         if hash_features_settings(model.settings) != hash_features_settings(settings):
             reason = (
                 f"the serving model {model.attempt} uses different features, so it was not compared with the "
-                "candidate; use `star-ctr promote` to serve the candidate"
+                f"candidate; use `star-ctr promote --run-id {candidate.run_id}` to serve the candidate"
             )
             return make_decision(Outcome.HELD, reason)
         reference = _score_and_evaluate(model, store, ds, candidate)
