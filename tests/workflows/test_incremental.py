@@ -25,6 +25,7 @@ from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.registry.attempts import get_attempt_folder, get_published_attempt, list_attempts, read_job
 from star_ctr.jobs.registry.decisions import Decision, Decisions, Outcome
 from star_ctr.jobs.registry.job_definition import define_job, find_warm_start
+from star_ctr.jobs.registry.reference_gaps import NOT_COMPARABLE
 from star_ctr.jobs.registry.warm_starts import find_start
 from star_ctr.jobs.tools import batch_score, replay
 from tests import small_logs
@@ -241,7 +242,10 @@ def test_the_gap_follows_from_the_scores(nights: Nights) -> None:
         assert overall[metric] == pytest.approx(differences[0], abs=1e-8)
         low, high = np.quantile(differences[1:], [0.025, 0.975])
         assert (overall[f"{metric}_low"], overall[f"{metric}_high"]) == pytest.approx((low, high), abs=1e-8)
-    assert nights.references[1]["reason"].endswith("compared with a model trained from scratch on 1 day")
+    reason = nights.references[1]["reason"]
+    assert f"compared with a model trained from scratch on 1 day. {NOT_COMPARABLE}" in reason, (
+        "it is the first reference"
+    )
 
 
 def test_a_reference_does_not_change_any_night(nights: Nights) -> None:
