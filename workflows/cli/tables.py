@@ -24,7 +24,7 @@ def tables(
     """List the tables of the warehouse, or show rows of one.
 
     The list contains the version, the number of rows and a description of each table. All are Delta tables. Times are
-    in UTC. Long values, such as lists and training records, are cut (`…`), but not with --json. Needs no Spark.
+    in UTC. Values longer than 200 characters are truncated (`…`), except with --json. Needs no Spark.
 
     For example:
 
