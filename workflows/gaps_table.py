@@ -33,8 +33,8 @@ def make_gaps_table(rows: Sequence[Mapping[str, Any]], metric: str) -> list[Text
     notes = []
     if any(_is_provisional(row) for row in with_gap):
         notes.append("~ computed while some labels were open; gaps are not recomputed")
-    if uncalibrated := sorted({row["ds"] for row in with_gap if not row["is_gap_comparable"]}):
-        days = "" if uncalibrated == nights else f"{', '.join(night[5:] for night in uncalibrated)}: "
+    if incomparable := sorted({row["ds"] for row in with_gap if not row["is_gap_comparable"]}):
+        days = "" if incomparable == nights else f"{', '.join(night[5:] for night in incomparable)}: "
         notes.append(f"{days}{NOT_COMPARABLE}")
     table = make_narrow(Table("domain"))
     for night in nights:

@@ -34,13 +34,14 @@ def explain_missing(path: str, table: str, conf: str | None = None) -> str:
     return f"{path}: no such table yet; run `star-ctr {step}{f' --conf {conf}' if conf else ''}` first"
 
 
-def open_table(warehouse: Warehouse, name: str, version: int | None = None) -> DeltaTable:
+def open_table(warehouse: Warehouse, name: str, version: int | None = None, conf: str | None = None) -> DeltaTable:
     """Open a table of the warehouse.
 
     Args:
         warehouse: The warehouse.
         name: The name of the table.
         version: The version; the newest by default.
+        conf: As for `explain_missing`.
 
     Returns:
         The table, whose files are not read yet.
@@ -52,7 +53,7 @@ def open_table(warehouse: Warehouse, name: str, version: int | None = None) -> D
     try:
         newest = DeltaTable(path)
     except TableNotFoundError:
-        raise DataError(explain_missing(path, name)) from None
+        raise DataError(explain_missing(path, name, conf)) from None
     if version is None:
         return newest
     try:

@@ -76,7 +76,6 @@ def write_profile(
         days: The days of its window, including `ds`.
         domains: The rows by day and domain, from `count_domains`.
         clicks: The clicks by day, domain and status, from `count_clicks`; empty if labels do not come from a click log.
-
         events: The same for the events of each further outcome, by its name.
 
     Returns:

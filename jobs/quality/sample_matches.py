@@ -41,9 +41,7 @@ def describe_matches(settings: Settings, samples: Mapping[str, Sample]) -> Itera
         if name in samples and samples[name].is_whole:
             yield name, [], list(_describe_attributes(impressions, key, _select_good(samples[name]), name))
     if "clicks" in samples and samples["clicks"].is_whole:
-        clicks = _select_good(samples["clicks"])
-        days = pa.array(sorted(set(impressions["ds"].to_pylist())))
-        clicks = clicks.filter(pc.is_in(clicks["ds"], value_set=days))
+        clicks = _select_days(_select_good(samples["clicks"]), impressions)
         if len(clicks):
             yield "clicks", list(_find_click_problems(settings, impressions, clicks)), []
     if "events" in samples and samples["events"].is_whole:
@@ -68,7 +66,7 @@ def compute_click_rates(settings: Settings, samples: Mapping[str, Sample]) -> di
         return {}
     impressions, clicks = (_select_good(samples[name]) for name in ("impressions", "clicks"))
     # A day without clicks is not sampled, or its clicks have not arrived yet.
-    impressions = impressions.filter(pc.is_in(impressions["ds"], value_set=clicks["ds"].unique()))
+    impressions = _select_days(impressions, clicks)
     clicked = pc.is_in(impressions["impression_id"], value_set=clicks["impression_id"].combine_chunks())
     table = pa.table({"domain": impressions["domain"], "clicked": clicked.cast(pa.float64())})
     found = table.group_by("domain").aggregate([("clicked", "mean")]).to_pylist()
@@ -93,6 +91,22 @@ def _describe_attributes(impressions: pa.Table, key: str, rows: pa.Table, name: 
         )
 
 
+def _select_days(rows: pa.Table, other: pa.Table) -> pa.Table:
+    """Return the rows of the days on which another sample has rows."""
+    return rows.filter(pc.is_in(rows["ds"], value_set=other["ds"].unique()))
+
+
+def _join_first_shown(rows: pa.Table, impressions: pa.Table) -> pa.Table:
+    """Return the clicks or events that have an impression, with the first time at which it was shown, `ts_min`."""
+    shown = impressions.group_by("impression_id").aggregate([("ts", "min")])
+    return rows.select(["impression_id", "ts", "ds"]).join(shown, "impression_id", join_type="inner")
+
+
+def _count_early(joined: pa.Table) -> int:
+    """Count the clicks or events before their impression, from `_join_first_shown`."""
+    return pc.sum(pc.less(joined["ts"], joined["ts_min"])).as_py() or 0
+
+
 def _describe_events(settings: Settings, impressions: pa.Table, events: pa.Table) -> tuple[list[str], list[str]]:
     """Return the problems and the warnings of the events of further outcomes.
 
@@ -104,11 +118,10 @@ def _describe_events(settings: Settings, impressions: pa.Table, events: pa.Table
     problems: list[str] = []
     warnings: list[str] = []
     impressions = impressions.filter(pc.is_valid(impressions["impression_id"]))
-    shown = impressions.group_by("impression_id").aggregate([("ts", "min")])
-    on_sampled_days = pc.is_in(events["ds"], value_set=impressions["ds"].unique())
+    sampled, first_day = _select_days(events, impressions), dt.date.fromisoformat(min(impressions["ds"].to_pylist()))
     for name, outcome in settings.label.outcome_events.items():
         event, where = outcome.event or name, f"label.also.{name}"
-        own = events.filter(pc.and_(pc.equal(events["event"], event), on_sampled_days))
+        own = sampled.filter(pc.equal(sampled["event"], event))
         if not len(own):
             found = ", ".join(sorted({text for text in events["event"].to_pylist() if text})[:_NAMED])
             warnings.append(
@@ -120,25 +133,20 @@ def _describe_events(settings: Settings, impressions: pa.Table, events: pa.Table
             "check that logs.events.impression and logs.impressions.id contain the same ids (for example "
             f"`{own['impression_id'][0].as_py()}` and `{impressions['impression_id'][0].as_py()}`)"
         )
+        joined = _join_first_shown(own, impressions)
         # The impression of an event may have been shown before the first sampled day. So only events after the first
         # attribution window of the sample must have one.
-        days = math.ceil(outcome.window_hours / 24)
-        since = (dt.date.fromisoformat(min(impressions["ds"].to_pylist())) + dt.timedelta(days=days)).isoformat()
-        is_settled = pc.greater_equal(own["ds"], since)
-        settled, has_impression = (
-            own.filter(is_settled),
-            pc.is_in(own["impression_id"], value_set=shown["impression_id"]),
-        )
-        share = pc.mean(has_impression.filter(is_settled).cast(pa.float64())).as_py()
-        joined = own.select(["impression_id", "ts"]).join(shown, "impression_id", join_type="inner")
+        since = (first_day + dt.timedelta(days=math.ceil(outcome.window_hours / 24))).isoformat()
+        settled, matched = (len(rows.filter(pc.greater_equal(rows["ds"], since))) for rows in (own, joined))
         if not len(joined):
-            texts = problems if len(settled) else warnings
+            texts = problems if settled else warnings
             texts.append(f"{where}: none of the {len(own):,} events `{event}` matches an impression; {same_ids}")
-        elif share is not None and share < _LOW:
+        elif matched < _LOW * settled:
             warnings.append(
-                f"{where}: only {share:.0%} of the {len(settled):,} events `{event}` match an impression; {same_ids}"
+                f"{where}: only {matched / settled:.0%} of the {settled:,} events `{event}` match an impression; "
+                f"{same_ids}"
             )
-        early = pc.sum(pc.less(joined["ts"], joined["ts_min"])).as_py() or 0
+        early = _count_early(joined)
         if early > settings.checks.max_early_clicks * len(joined):
             warnings.append(
                 f"{where}: {early:,} of {len(joined):,} events `{event}` precede their impression and are ignored; "
@@ -149,8 +157,7 @@ def _describe_events(settings: Settings, impressions: pa.Table, events: pa.Table
 
 def _find_click_problems(settings: Settings, impressions: pa.Table, clicks: pa.Table) -> Iterator[str]:
     """Yield a problem if no click has an impression, or if too many precede it."""
-    first = impressions.group_by("impression_id").aggregate([("ts", "min")])
-    joined = clicks.select(["impression_id", "ts"]).join(first, "impression_id", join_type="inner")
+    joined = _join_first_shown(clicks, impressions)
     if not len(joined):
         yield (
             f"none of the {len(clicks):,} clicks has an impression; check that logs.clicks.impression and "
@@ -158,7 +165,7 @@ def _find_click_problems(settings: Settings, impressions: pa.Table, clicks: pa.T
             f"`{impressions['impression_id'][0].as_py()}`)"
         )
         return
-    early = pc.sum(pc.less(joined["ts"], joined["ts_min"])).as_py()
+    early = _count_early(joined)
     if early > settings.checks.max_early_clicks * len(joined):
         yield (
             f"{early:,} of {len(joined):,} clicks come before their impression; set `zone` of logs.clicks.time or "

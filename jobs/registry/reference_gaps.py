@@ -17,7 +17,7 @@ from star_ctr.jobs.io.delta_rows import make_any_condition, read_rows
 ATTEMPT, REFERENCE_ATTEMPT, TRAINING_DAYS = "attempt", "reference_attempt", "training_days"
 """Columns of the comparison with a reference: both attempts, and the number of training days of the reference."""
 NOT_COMPARABLE = "PCOC and log loss are not comparable: only one of the two models was calibrated on earlier scores"
-"""Note on a gap whose run is returned by `find_uncalibrated_runs`."""
+"""Note on a gap whose run is returned by `find_incomparable_runs`."""
 Row = Mapping[str, Any]
 
 
@@ -41,7 +41,7 @@ def read_gaps(settings: Settings, attempts: Mapping[str, int | None]) -> list[di
     return sorted(found, key=lambda row: row["ds"])
 
 
-def find_uncalibrated_runs(settings: Settings, gaps: Sequence[Row]) -> set[str]:
+def find_incomparable_runs(settings: Settings, gaps: Sequence[Row]) -> set[str]:
     """Return the runs of which only the run or only the reference was calibrated on earlier scores.
 
     Their gaps in PCOC and log loss mainly show this difference. The first references have no earlier scores.
@@ -72,7 +72,7 @@ def describe_gap(gap: Row, has_same_calibration: bool = True) -> str:
 
     Args:
         gap: A row of `read_gaps`.
-        has_same_calibration: False if `find_uncalibrated_runs` returns the run.
+        has_same_calibration: False if `find_incomparable_runs` returns the run.
 
     Returns:
         The description, with a note if PCOC and log loss are not comparable.

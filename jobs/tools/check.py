@@ -54,10 +54,9 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None, full: bo
     for name, problems, warnings in describe_matches(settings, samples):
         reports[name].problems += problems
         reports[name].warnings += warnings
-    for domain, rate in compute_click_rates(settings, samples).items():
-        for row in reports["impressions"].domains:
-            if row["domain"] == domain:
-                row["click rate"] = rate
+    rates = compute_click_rates(settings, samples)
+    for row in reports["impressions"].domains:
+        row["click rate"] = rates.get(row["domain"], row["click rate"])
     return [asdict(report) for report in reports.values()]
 
 

@@ -16,7 +16,7 @@ from star_ctr.conf.contracts.run_id import make_run_id
 from star_ctr.conf.errors import DataError, UserError, suggest_nearest
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.io.delta_rows import quote_literal, read_rows
-from star_ctr.jobs.registry.reference_gaps import find_uncalibrated_runs, read_gaps
+from star_ctr.jobs.registry.reference_gaps import find_incomparable_runs, read_gaps
 from star_ctr.jobs.tools.outcome_nights import explain_missing_nights, list_evaluated_nights, select_runs
 
 METRICS = ("gauc", "auc", "pcoc", "log_loss", "ece")
@@ -62,8 +62,8 @@ def run(
         provisional (the value with the labels that the night knew; None if none were open) and is_final. `value` is
         the final value once it is known; until then, it equals `provisional`. With the section `reference`, also gap
         (the difference from a model that was trained from scratch; None on nights without a reference, and for `ece`),
-        gap_low and gap_high (its interval), and is_gap_comparable (False for the PCOC of a night whose reference was
-        not calibrated on earlier scores, but whose own run was; None on nights without a reference).
+        gap_low and gap_high (its interval), and is_gap_comparable (False for PCOC and log loss if only one
+        of the two models was calibrated on earlier scores; None on nights without a reference).
 
     Raises:
         DataError: No night has been evaluated, or no metrics of the outcome have been written yet.
@@ -147,14 +147,14 @@ def _add_gaps(
 ) -> list[dict[str, Any]]:
     """Add the difference from the reference of each night to rows of the result."""
     gaps = read_gaps(settings, {row["run_id"]: row.get("attempt") for row in metrics})
-    uncalibrated = find_uncalibrated_runs(settings, gaps) if metric in ("pcoc", "log_loss") else set()
+    incomparable = find_incomparable_runs(settings, gaps) if metric in ("pcoc", "log_loss") else set()
     known = {(gap["run_id"], gap["domain"]): gap for gap in gaps}
     keys = {"gap": metric, "gap_low": f"{metric}_low", "gap_high": f"{metric}_high"}
     found = []
     for row in rows:
         gap = known.get((row["run_id"], row["domain"]))
         values = {name: gap.get(key) if gap else None for name, key in keys.items()}
-        is_comparable = row["run_id"] not in uncalibrated if gap else None
+        is_comparable = row["run_id"] not in incomparable if gap else None
         found.append({**row, **values, "is_gap_comparable": is_comparable})
     return found
 

@@ -11,7 +11,7 @@ from star_ctr.conf.contracts.catalog import Warehouse
 from star_ctr.conf.contracts.domains import OVERALL
 from star_ctr.conf.contracts.run_id import make_run_id
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs.io.day_records import DayRecords
+from star_ctr.jobs.io.day_records import DayRecord, DayRecords
 from star_ctr.jobs.io.delta_rows import quote_literal, read_rows
 from star_ctr.jobs.io.label_records import AS_OF, OUTCOMES_CLOSE
 from star_ctr.jobs.io.label_records import PART as LABELS
@@ -62,9 +62,9 @@ def explain_missing_nights(
     ]
     if not missing:
         return ""
-    newest, closing = max(evaluated), _find_closing_nights(settings, outcome, missing)
+    newest, records = max(evaluated), DayRecords(settings).read(LABELS)
+    closing = _find_closing_nights(settings, outcome, missing, records)
     still_open = [night for night in missing if closing[night] > newest]
-    records = DayRecords(settings).read(LABELS)
     # If an older night was run again, its labels are those that were known on that night.
     reopened = [
         night
@@ -90,12 +90,14 @@ def explain_missing_nights(
     return "; ".join(parts)
 
 
-def _find_closing_nights(settings: Settings, outcome: str, nights: Sequence[str]) -> Mapping[str, str]:
+def _find_closing_nights(
+    settings: Settings, outcome: str, nights: Sequence[str], records: Mapping[str, DayRecord]
+) -> Mapping[str, str]:
     """Return the day at whose end the outcome of each night is final."""
     event = settings.label.outcome_events.get(outcome)
     if event is None:
         return {night: night for night in nights}
-    records, days = DayRecords(settings).read(LABELS), math.ceil(event.window_hours / 24)
+    days = math.ceil(event.window_hours / 24)
     # The records know the time of the last impression. Without one, assume the end of the day.
     latest = {night: (dt.date.fromisoformat(night) + dt.timedelta(days=days)).isoformat() for night in nights}
     found = {night: records[night].outputs.get(OUTCOMES_CLOSE, {}) for night in nights if night in records}

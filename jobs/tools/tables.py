@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 from deltalake import DeltaTable
 
 from star_ctr.conf.contracts.catalog import TABLES, Warehouse
-from star_ctr.conf.errors import DataError, UserError, suggest_nearest
+from star_ctr.conf.errors import UserError, suggest_nearest
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs.io.table_reader import explain_missing, open_table, query_tables
+from star_ctr.jobs.io.table_reader import open_table, query_tables
 
 
 class TableRows(NamedTuple):
@@ -71,10 +71,7 @@ def read_table_rows(settings: Settings, name: str, where: str | None, limit: int
     """
     if name not in TABLES:
         raise UserError(f"--show {name}: no such table{suggest_nearest(name, TABLES)} (tables: {', '.join(TABLES)})")
-    path = Warehouse(settings.paths).table(name)
-    if not DeltaTable.is_deltatable(path):
-        raise DataError(explain_missing(path, name, conf))
-    tables = {name: open_table(Warehouse(settings.paths), name)}
+    tables = {name: open_table(Warehouse(settings.paths), name, conf=conf)}
     condition = f" WHERE ({where})" if where else ""
     try:
         total = query_tables(f"SELECT count(*) AS n FROM {name}{condition}", tables)["n"][0].as_py()

@@ -22,7 +22,7 @@ from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.io.delta_rows import make_any_condition, read_rows
 from star_ctr.jobs.quality.jump_list import JumpList, read_jumps
 from star_ctr.jobs.registry.decisions import Decision, Decisions, Outcome, find_serving
-from star_ctr.jobs.registry.reference_gaps import find_uncalibrated_runs, read_gaps
+from star_ctr.jobs.registry.reference_gaps import find_incomparable_runs, read_gaps
 from star_ctr.workflows import status
 from star_ctr.workflows.lease import is_held
 
@@ -167,7 +167,7 @@ def collect(settings: Settings, ds: str | None = None) -> ReportData:
         step_states=states,
         jumps=read_jumps(settings, ds),
         gaps=gaps,
-        has_same_calibration=not find_uncalibrated_runs(settings, gaps[-1:]),
+        has_same_calibration=not find_incomparable_runs(settings, gaps[-1:]),
     )
 
 
